@@ -1,0 +1,104 @@
+"""What a person sees while a command works: log lines and progress on stderr, never on stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+
+LOGGER_NAME = "bert_jax"
+_PLAIN_INTERVAL_SECONDS = 10.0
+
+logger = logging.getLogger(LOGGER_NAME)
+
+
+def set_up_logging(debug: bool = False, quiet: bool = False) -> None:
+    """Send this package's log lines to stderr; called by the command line, never at import."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
+
+
+def log(message: str) -> None:
+    """One line of information."""
+    logger.info(message)
+
+
+def warn(message: str) -> None:
+    """One line that the user should act on."""
+    logger.warning("warning: %s", message)
+
+
+Advance = Callable[..., None]
+
+
+@contextlib.contextmanager
+def progress(description: str, total: float | None, unit: str = "") -> Iterator[Advance]:
+    """A progress line on stderr, live in a terminal or a notebook, a plain line every ten seconds elsewhere.
+
+    Yields `advance(completed, text="")`: `completed` counts from 0 to `total` in `unit`s, `text` stands behind the bar.
+    """
+    if not logger.isEnabledFor(logging.INFO):
+        yield lambda completed, text="": None
+    elif sys.stderr.isatty() or "ipykernel" in sys.modules:
+        with _rich_progress(description, total, unit) as advance:
+            yield advance
+    else:
+        yield _plain_progress(description, total, unit)
+
+
+@contextlib.contextmanager
+def _rich_progress(description: str, total: float | None, unit: str) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, force_jupyter="ipykernel" in sys.modules)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}" if total else "{task.completed:,.0f}"),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rich warns about notebooks without ipywidgets; plain text is fine there
+        with Progress(*columns, console=console, transient=False) as bars:
+            task = bars.add_task(description, total=total, text="")
+
+            def advance(completed: float, text: str = "") -> None:
+                bars.update(task, completed=completed, text=text)
+
+            yield advance
+
+
+def _plain_progress(description: str, total: float | None, unit: str) -> Advance:
+    start = time.monotonic()
+    last = [start - _PLAIN_INTERVAL_SECONDS]
+
+    def advance(completed: float, text: str = "") -> None:
+        now = time.monotonic()
+        if now - last[0] < _PLAIN_INTERVAL_SECONDS and completed != total:
+            return
+        last[0] = now
+        whole = f"/{total:,.0f}" if total else ""
+        left = ""
+        if total and completed:
+            left = f", {clock((now - start) * (total - completed) / completed)} left"
+        logger.info("%s %s%s %s%s %s", description, f"{completed:,.0f}", whole, unit, left, text)
+
+    return advance
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

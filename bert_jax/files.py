@@ -1,0 +1,166 @@
+"""Paths, atomic writes, checksums and locks: whatever is written is either whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from bert_jax.errors import BertJaxError
+
+PARTIAL_SUFFIX = ".partial"
+
+
+def as_error(what: str, path: object, error: OSError) -> BertJaxError:
+    """An operating-system error as one clear line: what was being done, to which path, why it failed."""
+    reason = error.strerror or str(error)
+    return BertJaxError(f"cannot {what} {path}: {reason}")
+
+
+@contextlib.contextmanager
+def clear_errors(what: str, path: object) -> Iterator[None]:
+    """Turn an `OSError` inside the block into a one-line `BertJaxError` (disk full, no permission, missing)."""
+    try:
+        yield
+    except OSError as error:
+        raise as_error(what, path, error) from error
+
+
+def finite(value: Any) -> Any:
+    """`value` with every non-finite float replaced by None, so that JSON never holds NaN or Infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # numpy and jax scalars
+        return finite(value.item())
+    if hasattr(value, "tolist"):
+        return finite(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Strict JSON text of `value`; non-finite numbers become null, non-ASCII text stays readable."""
+    return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read one JSON file; a missing or broken file is a one-line error that names it."""
+    with clear_errors("read", path):
+        text = Path(path).read_bytes()
+    try:
+        return json.loads(text.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BertJaxError(f"{path} is not JSON: {error}; restore the file or make it anew") from error
+
+
+@contextlib.contextmanager
+def atomic_writer(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path` that replaces it only when the block ends without an error."""
+    target = Path(path)
+    with clear_errors("write", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=PARTIAL_SUFFIX, dir=target.parent)
+    try:
+        with clear_errors("write", target):
+            os.fchmod(descriptor, 0o666 & ~_umask())
+            with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic_writer(path, "w") as file:
+        file.write(text)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as indented strict JSON, atomically."""
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+def make_directory(path: str | os.PathLike[str], build: Callable[[Path], None]) -> Path:
+    """Create directory `path` by letting `build` fill a partial one beside it, renamed into place when whole.
+
+    Errors: `BertJaxError` when `path` exists and is not an empty directory.
+    """
+    target = Path(path)
+    require_absent(target)
+    partial = target.with_name(f".{target.name}{PARTIAL_SUFFIX}")
+    with clear_errors("write", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+    try:
+        build(partial)
+        with clear_errors("write", target):
+            if target.is_dir():
+                target.rmdir()
+            os.replace(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return target
+
+
+def require_absent(path: str | os.PathLike[str]) -> None:
+    """Error unless `path` does not exist or is an empty directory: nothing of the user's is ever overwritten."""
+    target = Path(path)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise BertJaxError(f"{target} exists and is not empty: give another path, or remove it first")
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with clear_errors("read", path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hex SHA-256 of a JSON-able value, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(finite(value), sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def lock(path: str | os.PathLike[str], wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on `path` (created if need be); the system frees it when its holder dies.
+
+    Errors: `BertJaxError` when `wait` is false and another process holds it.
+    """
+    target = Path(path)
+    with clear_errors("lock", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = open(target, "a+b")  # noqa: SIM115 - closed below, after the lock is released
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise BertJaxError(f"{target.parent} is in use by another process: wait for it, or stop it") from error
+        yield
+    finally:
+        file.close()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

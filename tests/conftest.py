@@ -1,0 +1,33 @@
+"""What all tests share: the outside data, eight CPU devices, one compilation cache for the whole session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before jax is imported anywhere: meshes are tested on eight fake CPU devices.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real corpora, vocabularies and reference values; tests that need it skip by name without it."""
+    folder = Path(os.environ.get("BERT_JAX_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "SOURCES.tsv").is_file():
+        pytest.skip(f"no test data at {folder}: set BERT_JAX_TEST_DATA to the folder that holds SOURCES.tsv")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile each program once per session (and worker), however many tests run it."""
+    cache = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("jax_cache")))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    assert cache
