@@ -1,0 +1,197 @@
+"""Find a CONFIG, check its types, store it as JSON, read it back, and say how two of them differ."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import runpy
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from bert_jax.config import Config, Kind
+from bert_jax.errors import BertJaxError
+
+_Dataclass = TypeVar("_Dataclass")
+
+
+class Difference(NamedTuple):
+    """One field in which two configurations differ; `path` is written with dots."""
+
+    path: str
+    kind: Kind
+    old: Any
+    new: Any
+
+
+def shipped_folder() -> Path:
+    """Where the shipped configurations lie: inside an installed package, beside it in a checkout."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def shipped_configs() -> list[str]:
+    """Names of the shipped configurations."""
+    return sorted(path.stem for path in shipped_folder().glob("*.py"))
+
+
+def find_config(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of a CONFIG given as a path or as the name of a shipped one.
+
+    Errors: `BertJaxError` that lists the shipped names when nothing is there.
+    """
+    text = os.fspath(name_or_path)
+    path = Path(text)
+    if path.is_file():
+        return path
+    shipped = shipped_folder() / f"{text}.py"
+    if "/" not in text and shipped.is_file():
+        return shipped
+    close = difflib.get_close_matches(text, shipped_configs(), n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise BertJaxError(f"no configuration {text!r}: {hint}give a Python file, or one of {', '.join(shipped_configs())}")
+
+
+def load_config(name_or_path: str | os.PathLike[str] | Config) -> Config:
+    """Run a CONFIG file and return the `config` it binds, its types checked.
+
+    Errors: `BertJaxError` naming the file and what is wrong in it.
+    """
+    if isinstance(name_or_path, Config):
+        check_types(name_or_path)
+        return name_or_path
+    path = find_config(name_or_path)
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except TypeError as error:  # Config(unknown=...) and its sections
+        raise BertJaxError(f"{path}: {error}{_suggestion(str(error))}") from error
+    except SyntaxError as error:
+        raise BertJaxError(f"{path}, line {error.lineno}: {error.msg}") from error
+    if not isinstance(config, Config):
+        found = "nothing" if config is None else type(config).__name__
+        raise BertJaxError(f"{path} binds {found} to the name 'config': expected bert_jax.Config(...)")
+    check_types(config, where=f"{path}: ")
+    return config
+
+
+def _suggestion(message: str) -> str:
+    """Did-you-mean for Python's own "unexpected keyword argument 'x'"."""
+    quoted = message.rsplit("'", 2)
+    if "unexpected keyword argument" not in message or len(quoted) < 3:
+        return ""
+    known = sorted({path.rsplit(".", 1)[-1] for path, _ in fields_of(Config())} | set(Config.__dataclass_fields__))
+    close = difflib.get_close_matches(quoted[1], known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain nested dicts, lists and scalars, ready for JSON."""
+    return {item.name: _plain(getattr(config, item.name)) for item in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def from_dict(values: Mapping[str, Any], cls: type[_Dataclass] = Config, where: str = "") -> _Dataclass:  # type: ignore[assignment]
+    """The inverse of `to_dict`. Errors: `BertJaxError` naming an unknown field or a value of the wrong type."""
+    hints = typing.get_type_hints(cls)
+    known = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {where}{close[0]}?" if close else f"; known: {', '.join(sorted(known))}"
+            raise BertJaxError(f"unknown config field {where}{name}{hint}")
+    built = cls(**{name: _typed(value, hints[name], f"{where}{name}") for name, value in values.items()})
+    check_types(built, where)
+    return built
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """JSON's lists become tuples and its objects dataclasses, as the field's type says."""
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_dict(value, hint, f"{where}.")  # type: ignore[arg-type]
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+        inner = typing.get_args(hint)[0]
+        return tuple(_typed(item, inner, f"{where}.{index}") for index, item in enumerate(value))
+    return value
+
+
+def check_types(config: Any, where: str = "") -> None:
+    """Check every field of a configuration against its declared type.
+
+    Errors: `BertJaxError` naming the field, the value and the type expected.
+    """
+    hints = typing.get_type_hints(type(config))
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if not _matches(value, hints[item.name]):
+            raise BertJaxError(f"{where}{item.name} is {value!r}: expected {_name(hints[item.name])}")
+        for index, part in enumerate(value if isinstance(value, tuple) else (value,)):
+            if dataclasses.is_dataclass(part):
+                place = f"{item.name}.{index}" if isinstance(value, tuple) else item.name
+                check_types(part, f"{where}{place}.")
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, option) for option in arguments)
+    if origin is Literal:
+        return any(value == option and type(value) is type(option) for option in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_matches(item, arguments[0]) for item in value)
+    if origin is not None:
+        return isinstance(value, origin)
+    if hint is Any:
+        return True
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def fields_of(config: Any, prefix: str = "", kind: Kind = "identity") -> Iterator[tuple[str, tuple[Kind, Any]]]:
+    """Every leaf field as (dotted path, (kind, value)); a section without marks is of the kind `identity`."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        own: Kind = item.metadata.get("kind", kind)
+        if dataclasses.is_dataclass(value):
+            yield from fields_of(value, f"{prefix}{item.name}.", own)
+        else:
+            yield f"{prefix}{item.name}", (own, value)
+
+
+def differences(old: Any, new: Any) -> list[Difference]:
+    """The fields in which two configurations of one type differ, in their order of declaration."""
+    before, after = dict(fields_of(old)), dict(fields_of(new))
+    return [
+        Difference(path, kind, before[path][1], value)
+        for path, (kind, value) in after.items()
+        if before[path][1] != value
+    ]
+
+
+def override(config: Config, arguments: list[str], program: str = "bert-jax pretrain CONFIG") -> Config:
+    """Apply `--section.field VALUE` arguments, typed, with did-you-mean (tyro prints it and exits with 2)."""
+    import tyro
+
+    changed = tyro.cli(Config, default=config, args=arguments, prog=program)
+    check_types(changed)
+    return changed
