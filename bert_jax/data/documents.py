@@ -1,0 +1,218 @@
+"""From lines and records to documents: a document is a list of sentences, each a non-empty string.
+
+How a file of lines is read is decided once, from its first megabyte, and stored in its units:
+
+* WikiExtractor, when its first line that is not blank begins with `<doc `: each element is a document, each line in it
+  a paragraph. The title line is dropped, entities are unescaped, left-over tags removed, empty elements skipped.
+* JSON lines, when its name says so (`.jsonl .json .ndjson`) or its first line is a JSON object.
+* Plain text otherwise, a blank line between documents. A line is *one sentence* when at most a quarter of the lines in
+  that first megabyte hold several sentences by the sentence splitter; else lines are paragraphs and are split.
+
+A record's value is a string (lines of paragraphs, split), or a list of strings (sentences, kept as they are).
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from bert_jax.data.streams import (
+    DOCUMENT_LIMIT,
+    EncodingErrors,
+    Layout,
+    Unit,
+    UnitKind,
+    decode,
+    open_stream,
+    read_lines,
+)
+from bert_jax.errors import BertJaxError
+from bert_jax.text.sentences import split_sentences
+
+Document = list[str]
+
+HEAD_BYTES = 1 << 20
+_JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+_COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+_TAG = re.compile(
+    r"</?(?:br|hr|p|b|i|u|s|dl|dt|dd|ul|ol|li|ref|poem|onlyinclude|noinclude|includeonly|div|span|table|tr|td|th|small|"
+    r"big|sub|sup|center|blockquote|code|pre|nowiki|gallery|references|section|templatestyles)\b[^<>]*>",
+    re.IGNORECASE,
+)
+_TITLE = re.compile(r'\btitle="(.*)"')
+
+
+def recognise(path: str, compression: str | None, encoding_errors: EncodingErrors) -> tuple[UnitKind, Layout] | None:
+    """What a file of lines holds and how its lines are read; None when it has no text at all."""
+    probe = Unit("text", path, compression=compression, encoding_errors=encoding_errors)
+    lines: list[str] = []
+    size = 0
+    for offset, line in read_lines(probe):
+        text = decode(line, offset, probe).strip()
+        size += len(line)
+        if text:
+            lines.append(text)
+            if len(lines) == 1 and (kind := _marked(path, text)):
+                return kind, "paragraphs"
+        if size >= HEAD_BYTES:
+            break
+    if not lines:
+        return None
+    return "text", layout_of(lines)
+
+
+def _marked(path: str, first: str) -> UnitKind | None:
+    if first.startswith("<doc ") and first.endswith(">"):
+        return "wiki"
+    name = path.lower()
+    for suffix in _COMPRESSED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    if name.endswith(_JSON_SUFFIXES):
+        return "json"
+    if first.startswith("{"):
+        try:
+            return "json" if isinstance(json.loads(first), dict) else None
+        except ValueError:
+            return None
+    return None
+
+
+def layout_of(lines: Iterable[str]) -> Layout:
+    """`sentences` when at most a quarter of these lines hold several sentences, else `paragraphs`."""
+    several = [len(split_sentences(line)) > 1 for line in lines]
+    return "sentences" if 4 * sum(several) <= len(several) else "paragraphs"
+
+
+def read_line_unit(unit: Unit) -> Iterator[Document]:
+    """The documents of a unit of kind text, wiki or json, in order; none of them empty."""
+    if unit.kind == "text":
+        return text_documents(unit)
+    if unit.kind == "wiki":
+        return wiki_documents(unit)
+    return json_documents(unit)
+
+
+def text_documents(unit: Unit) -> Iterator[Document]:
+    """Plain text: a blank line ends a document; one longer than `DOCUMENT_LIMIT` bytes is cut at a line end."""
+    document: Document = []
+    size = 0
+    for offset, line in read_lines(unit):
+        text = decode(line, offset, unit).strip()
+        if text and size < DOCUMENT_LIMIT:
+            size += len(line)
+            if unit.layout == "sentences":
+                document.append(text)
+            else:
+                document += split_sentences(text)
+            continue
+        if document:
+            yield document
+        document, size = [], 0
+        if text:
+            size = len(line)
+            document = [text] if unit.layout == "sentences" else split_sentences(text)
+    if document:
+        yield document
+
+
+def wiki_documents(unit: Unit) -> Iterator[Document]:
+    """WikiExtractor's `<doc ... title="...">` elements."""
+    document: Document = []
+    title: str | None = None
+    for offset, line in read_lines(unit):
+        text = decode(line, offset, unit).strip()
+        if text.startswith("<doc ") and text.endswith(">"):
+            if document:
+                yield document
+            document = []
+            match = _TITLE.search(text)
+            title = html.unescape(match.group(1)) if match else None
+        elif text == "</doc>":
+            if document:
+                yield document
+            document, title = [], None
+        elif text:
+            text = _plain(text)
+            if title is not None and text == title:
+                title = None
+                continue
+            title = None
+            document += split_sentences(text)
+    if document:
+        yield document
+
+
+def _plain(text: str) -> str:
+    """A line without left-over tags and with entities unescaped."""
+    if "<" in text:
+        text = _TAG.sub(" ", text)
+    return html.unescape(text).strip() if "&" in text else text
+
+
+def json_documents(unit: Unit) -> Iterator[Document]:
+    """JSON lines: the field of each object (default `text`), or a bare string or list of sentences per line."""
+    for offset, line in read_lines(unit):
+        text = decode(line, offset, unit).strip()
+        if not text:
+            continue
+        try:
+            record = json.loads(text)
+        except ValueError as error:
+            raise BertJaxError(f"{_place(unit, offset)}: not a JSON line: {error}") from error
+        document = record_document(record, unit.field, lambda offset=offset: _place(unit, offset))
+        if document:
+            yield document
+
+
+def _place(unit: Unit, offset: int) -> str:
+    with open_stream(unit.path, unit.compression) as stream:
+        number = 1
+        while offset > 0 and (chunk := stream.read(min(offset, 1 << 20))):
+            number += chunk.count(b"\n")
+            offset -= len(chunk)
+    return f"{unit.label or unit.path}, line {number}"
+
+
+def record_document(record: Any, field: str | None, place: Any) -> Document:
+    """The document in a record: a string, a list of sentences, or a mapping that holds one under `field`.
+
+    `field` may name a nested value (`a.b`) and several values to be joined as paragraphs (`title+abstract`).
+    `place()` says where the record lies, for messages. Errors: no such field, or a value of another type.
+    """
+    if not isinstance(record, dict):
+        return _value_document(record, "record", place)
+    document: Document = []
+    for name in (field or "text").split("+"):
+        document += _value_document(_lookup(record, name, place), name, place)
+    title = record.get("title") if field is None else None
+    if document and isinstance(title, str) and document[0] == title.strip():
+        return document[1:]
+    return document
+
+
+def _lookup(record: dict[str, Any], name: str, place: Any) -> Any:
+    value: Any = record
+    if name in record:
+        return record[name]
+    for part in name.split("."):
+        if value is None:
+            return None
+        if not isinstance(value, dict) or part not in value:
+            raise BertJaxError(f"{place()}: no field {name!r}; it has {', '.join(sorted(map(str, record))) or 'none'}")
+        value = value[part]
+    return value
+
+
+def _value_document(value: Any, name: str, place: Any) -> Document:
+    if value is None:
+        return []
+    if isinstance(value, bytes):
+        value = value.decode("utf-8")
+    if isinstance(value, str):
+        return split_sentences(value)
+    if isinstance(value, list | tuple) and all(isinstance(sentence, str) for sentence in value):
+        return [sentence for item in value if (sentence := " ".join(item.split()))]
+    raise BertJaxError(f"{place()}: {name} is {type(value).__name__}, expected a text or a list of sentences")
