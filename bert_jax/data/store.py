@@ -1,0 +1,273 @@
+"""Token stores: what `prepare` writes once and every length, epoch and objective reads.
+
+    STORE/manifest.json                      written last: without it there is no store
+    STORE/tokenizer/…                        the tokenizer directory it was made with
+    STORE/shards/00000/train.tokens.npy …    four arrays per split and shard, see `shard.py`
+
+A store holds no masks, no pairs and no length. `manifest.json` holds `format`, `version`, `fingerprint`, the counts of
+both splits and of every shard, size and SHA-256 of every file, the tokenizer's fingerprint, kind and vocabulary size,
+where word starts come from, the sources and settings, and the summary that `prepare` printed.
+
+    store = load_store("wiki")              # reads the manifest, checks that every file is there with its size
+    train = store.split("train")            # Split: .documents .sentences .tokens, and the arrays:
+    train.shards[0].tokens                  # (tokens,) of one shard, memory-mapped; sentence_ends, document_ends,
+                                            # word_starts (packed bits) likewise, offsets counted within the shard
+    train.token_offsets                     # int64 (shards + 1,): tokens of the split before each shard;
+                                            # document_offsets and sentence_offsets likewise
+
+A *split-wide* token number counts through all shards of a split in order. For gathers over many shards at once:
+
+    at = train.token_addresses(tokens)      # any shape, int64: where split-wide tokens lie in token_memory
+    ids = train.token_memory[at]            # one flat array over all shards, memory-mapped, nothing copied
+    bit = train.word_start_addresses(tokens)
+    starts = train.word_start_memory[bit >> 3] >> (bit & 7) & 1
+
+A sentence or document never crosses a shard, so the address of its first token plus i is that of its token i: look up
+one address per segment, not per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.data.manifest import REMEDY, StoreTokenizer, check_manifest, file_entries, make_manifest
+from bert_jax.data.memory import map_files
+from bert_jax.data.shard import COUNTS, HEADER_BYTES, SPLITS, ShardWriter, array_dtype, array_size
+from bert_jax.errors import BertJaxError
+from bert_jax.files import clear_errors, make_directory, read_json, sha256, write_json
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+class ShardSplit:
+    """One split of one shard; the arrays are memory-mapped at first use (see `shard.py` for what they hold)."""
+
+    def __init__(self, split: Split, index: int):
+        self._split, self._index = split, index
+        record = split.store.manifest["shards"][index]
+        self.name: str = record["name"]
+        self.documents, self.sentences, self.tokens_count = (int(record[split.name][count]) for count in COUNTS)
+
+    def _array(self, array: str) -> np.ndarray:
+        memory, bases = self._split.map(array)
+        counts = dict(zip(COUNTS, (self.documents, self.sentences, self.tokens_count), strict=True))
+        base = int(bases[self._index])
+        return memory[base : base + array_size(array, counts)]
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """uint16 or uint32 (tokens,): ids."""
+        return self._array("tokens")
+
+    @property
+    def sentence_ends(self) -> np.ndarray:
+        """int64 (sentences,): how many tokens of this shard end with each sentence."""
+        return self._array("sentence_ends")
+
+    @property
+    def document_ends(self) -> np.ndarray:
+        """int64 (documents,): how many sentences of this shard end with each document."""
+        return self._array("document_ends")
+
+    @property
+    def word_starts(self) -> np.ndarray:
+        """uint8 (ceil(tokens / 8),): bits, least significant first."""
+        return self._array("word_starts")
+
+
+class Split:
+    """`train` or `eval` of a store: counts, per-shard arrays, and flat views for gathers over all shards."""
+
+    def __init__(self, store: Store, name: str):
+        self.store, self.name = store, name
+        records = store.manifest["shards"]
+        counts = {count: np.array([record[name][count] for record in records], np.int64) for count in COUNTS}
+        self.document_offsets, self.sentence_offsets, self.token_offsets = (
+            np.concatenate([[0], np.cumsum(counts[count])]).astype(np.int64) for count in COUNTS
+        )
+        self.documents, self.sentences, self.tokens = (int(counts[count].sum()) for count in COUNTS)
+        self._maps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self.shards = [ShardSplit(self, index) for index in range(len(records))]
+
+    def map(self, array: str) -> tuple[np.ndarray, np.ndarray]:
+        """One array over all shards, mapped at first use: flat memory, and where each shard's element 0 lies in it."""
+        if array not in self._maps:
+            self._maps[array] = self._map(array)
+        return self._maps[array]
+
+    def _map(self, array: str) -> tuple[np.ndarray, np.ndarray]:
+        files = []
+        for record in self.store.manifest["shards"]:
+            name = f"shards/{record['name']}/{self.name}.{array}.npy"
+            files.append((self.store.path / name, int(record["files"][f"{self.name}.{array}.npy"]["bytes"])))
+        return map_files(files, array_dtype(array, self.store.vocab_size), HEADER_BYTES)
+
+    @property
+    def token_memory(self) -> np.ndarray:
+        """uint16 or uint32, one-dimensional: all shards' tokens, at `token_addresses`."""
+        return self.map("tokens")[0]
+
+    @property
+    def word_start_memory(self) -> np.ndarray:
+        """uint8, one-dimensional: all shards' word-start bits, at `word_start_addresses`."""
+        return self.map("word_starts")[0]
+
+    def token_addresses(self, tokens: np.ndarray) -> np.ndarray:
+        """int64: index into `token_memory` of split-wide token numbers (any shape)."""
+        return self._addresses(tokens, self.map("tokens")[1])
+
+    def word_start_addresses(self, tokens: np.ndarray) -> np.ndarray:
+        """int64: bit number in `word_start_memory` of split-wide token numbers (any shape)."""
+        return self._addresses(tokens, self.map("word_starts")[1] * 8)
+
+    def _addresses(self, tokens: np.ndarray, bases: np.ndarray) -> np.ndarray:
+        shift = bases - self.token_offsets[:-1]
+        if len(shift) == 1:
+            return tokens + shift[0]
+        return tokens + shift[np.searchsorted(self.token_offsets[1:], tokens, side="right")]
+
+
+class Store:
+    """A token store on disk; see the module's description. Make one with `load_store`."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]):
+        self.path, self.manifest = path, manifest
+        self._splits = {name: Split(self, name) for name in SPLITS}
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over what the store holds; the same wherever it lies and however it was made."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """Fingerprint of the tokenizer whose ids these are."""
+        return str(self.manifest["tokenizer"]["fingerprint"])
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer directory inside the store."""
+        return self.path / "tokenizer"
+
+    @property
+    def vocab_size(self) -> int:
+        """Every id is below it."""
+        return int(self.manifest["tokenizer"]["vocab_size"])
+
+    @property
+    def word_starts(self) -> str:
+        """Where word starts come from: `pieces`, `segmenter:NAME VERSION` or `none`."""
+        return str(self.manifest["word_starts"])
+
+    @property
+    def has_word_starts(self) -> bool:
+        """Whether the word-start bits mean words; if not (`none`), whole-word masking must be refused."""
+        return self.word_starts != "none"
+
+    @property
+    def segmenter(self) -> str | None:
+        """Name and version of the segmenter that word starts come from, if one was used."""
+        return self.word_starts.partition(":")[2] or None
+
+    def split(self, name: str) -> Split:
+        """The split `train` or `eval`; it may hold no documents."""
+        if name not in self._splits:
+            raise BertJaxError(f"{self.path} has no split {name!r}: expected one of {', '.join(SPLITS)}")
+        return self._splits[name]
+
+    def verify(self) -> None:
+        """Read every file and compare its checksum. Errors: `BertJaxError` naming the first that differs."""
+        for name, entry in file_entries(self.manifest).items():
+            if sha256(self.path / name) != entry["sha256"]:
+                raise BertJaxError(f"{self.path / name} was altered: its checksum is not the manifest's; {REMEDY}")
+
+
+def load_store(path: str | Path) -> Store:
+    """Open a token store: checks its manifest, and that every file is there and has its size (contents: `verify()`).
+
+    Errors: `BertJaxError` naming what is missing, truncated, or of another format or version.
+    """
+    root = Path(path)
+    if not (root / "manifest.json").is_file():
+        partial = " (an unfinished one lies beside it: run prepare again)" if partial_path(root).is_dir() else ""
+        raise BertJaxError(f"{root} is not a token store: it has no manifest.json{partial}; make one with prepare")
+    manifest = read_json(root / "manifest.json")
+    check_manifest(root / "manifest.json", manifest)
+    for name, entry in file_entries(manifest).items():
+        file = root / name
+        if not file.is_file():
+            raise BertJaxError(f"{file} is missing; {REMEDY}")
+        found = file.stat().st_size
+        if found != entry["bytes"]:
+            state = "truncated" if found < entry["bytes"] else "of another store"
+            raise BertJaxError(f"{file} is {state}: {found:,} bytes, expected {entry['bytes']:,}; {REMEDY}")
+    return Store(root, manifest)
+
+
+def partial_path(out: Path) -> Path:
+    """Where an unfinished store for `out` grows, beside it."""
+    return out.with_name(f".{out.name}.partial")
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def split_of(data: bytes, eval_fraction: float) -> str:
+    """Which split a document belongs to, by a hash of its text alone (UTF-8, sentences joined by line feeds)."""
+    drawn = int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
+    return "eval" if drawn < eval_fraction * 2.0**64 else "train"
+
+
+def write_store(
+    path: str | Path,
+    documents: Iterable[Sequence[str | np.ndarray]],
+    tokenizer: StoreTokenizer,
+    *,
+    eval_fraction: float = 0.0,
+    shards: int = 1,
+    word_starts: str = "pieces",
+) -> Store:
+    """Write documents held in memory as a store and load it; `prepare` is for text that does not fit.
+
+    A document is a list of sentences: text, or integer ids (every id then begins a word). They go to the `shards` in
+    turn. Errors: `BertJaxError` when `path` is not empty or the disk refuses.
+    """
+
+    def build(root: Path) -> None:
+        tokenizer.save(root / "tokenizer")
+        directories = [root / "shards" / f"{index:05d}" for index in range(shards)]
+        for directory in directories:
+            directory.mkdir(parents=True)
+        writers = [ShardWriter(directory, tokenizer.vocab_size) for directory in directories]
+        for number, document in enumerate(documents):
+            _add_document(writers[number % shards], document, tokenizer, eval_fraction)
+        records = [{"name": writer.directory.name, **writer.finish()} for writer in writers]
+        manifest = make_manifest(tokenizer, root / "tokenizer", records, word_starts=word_starts)
+        write_json(root / "manifest.json", manifest)
+
+    with clear_errors("write", path):
+        make_directory(path, build)
+    return load_store(path)
+
+
+def _add_document(
+    writer: ShardWriter, document: Sequence[str | np.ndarray], tokenizer: StoreTokenizer, eval_fraction: float
+) -> None:
+    sentences = []
+    for sentence in document:
+        if isinstance(sentence, str):
+            ids, starts = tokenizer.ids_and_word_starts(sentence)
+        else:
+            ids, starts = np.asarray(sentence, np.int64), np.ones(len(sentence), bool)
+        if len(ids):
+            sentences.append((ids, starts))
+    if sentences:
+        data = "\n".join(s if isinstance(s, str) else " ".join(map(str, s)) for s in document).encode()
+        ids, starts = (np.concatenate(part) for part in zip(*sentences, strict=True))
+        lengths = [len(sentence[0]) for sentence in sentences]
+        writer.add(split_of(data, eval_fraction), ids, lengths, starts)
