@@ -1,0 +1,73 @@
+"""bert_jax: BERT on JAX, from raw text to a pre-trained, fine-tuned, served encoder.
+
+Every command of `bert-jax` is a function here, loaded when first used, so that importing the package is fast and
+touches no device: `pretrain`, `evaluate`, `predict`, `load`, `vocab`, `prepare`, `tokenize`, `show`, `info`, `bench`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bert_jax.bert_config import BertConfig
+    from bert_jax.commands import bench, evaluate, info, load, predict, prepare, pretrain, show, tokenize, vocab
+    from bert_jax.config import Checkpoint, Config, Data, Evaluate, Log, Mesh, Optimizer, Phase, Train
+    from bert_jax.errors import BertJaxError, StoppedBySignal
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "bert_config": ("BertConfig",),
+    "commands": (
+        "bench",
+        "evaluate",
+        "info",
+        "load",
+        "predict",
+        "prepare",
+        "pretrain",
+        "show",
+        "tokenize",
+        "vocab",
+    ),
+    "config": ("Checkpoint", "Config", "Data", "Evaluate", "Log", "Mesh", "Optimizer", "Phase", "Train"),
+    "errors": ("BertJaxError", "StoppedBySignal"),
+}
+
+__all__ = [
+    "BertConfig",
+    "BertJaxError",
+    "Checkpoint",
+    "Config",
+    "Data",
+    "Evaluate",
+    "Log",
+    "Mesh",
+    "Optimizer",
+    "Phase",
+    "StoppedBySignal",
+    "Train",
+    "__version__",
+    "bench",
+    "evaluate",
+    "info",
+    "load",
+    "predict",
+    "prepare",
+    "pretrain",
+    "show",
+    "tokenize",
+    "vocab",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _WHERE.items():
+        if name in names:
+            return getattr(importlib.import_module(f"bert_jax.{module}"), name)
+    raise AttributeError(f"module 'bert_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

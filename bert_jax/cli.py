@@ -1,0 +1,141 @@
+"""The command `bert-jax`: reads arguments, calls the function of the same name in `commands`, prints its result.
+
+Results go to stdout (one JSON object last, or a stream of lines), everything else to stderr. Exit codes: 0 done,
+1 failed with one clear line, 2 bad usage, 75 stopped by a signal after saving.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bert_jax import __version__, console
+from bert_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, BertJaxError, StoppedBySignal, UsageError
+from bert_jax.files import to_json
+
+# In the order of a model's life. Each is a function of `bert_jax.commands`.
+COMMANDS = ("vocab", "prepare", "tokenize", "show", "pretrain", "evaluate", "predict", "info", "bench")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    console.set_up_logging(debug=debug)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return EXIT_OK if arguments else EXIT_USAGE
+    if arguments[0] == "--version":
+        print(f"bert_jax {__version__}")
+        return EXIT_OK
+    try:
+        return run(arguments[0], arguments[1:])
+    except StoppedBySignal as stop:
+        console.log(str(stop))
+        return EXIT_STOPPED
+    except BrokenPipeError:  # the reader of our output went away (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, BertJaxError):
+        return text
+    if isinstance(error, OSError):
+        return f"{error.strerror or text}: {error.filename}" if error.filename else text
+    return f"{type(error).__name__}: {text[:500]} (give --debug for the traceback)"
+
+
+def overview() -> str:
+    """What `bert-jax --help` prints: every command with the first line of its documentation."""
+    from bert_jax import commands
+
+    lines = ["BERT on JAX: raw text in, a pre-trained encoder out.", "", "usage: bert-jax COMMAND ...", ""]
+    for name in COMMANDS:
+        first = (getattr(commands, name).__doc__ or "").strip().splitlines()[0]
+        lines.append(f"  {name:<10} {first}")
+    lines += ["", "bert-jax COMMAND --help says more; --debug shows tracebacks."]
+    return "\n".join(lines)
+
+
+def run(name: str, arguments: list[str]) -> int:
+    """Parse the arguments of one command, call it and print what it returns."""
+    from bert_jax import commands
+
+    if name not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f": did you mean {close[0]!r}?" if close else f": expected one of {', '.join(COMMANDS)}"
+        raise UsageError(f"unknown command {name!r}{hint}")
+    result = parse(getattr(commands, name), name, arguments)
+    if isinstance(result, Iterator):
+        for line in result:
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    elif result is not None:
+        print(to_json({"schema": 1, **result}))
+    return EXIT_OK
+
+
+def parse(command: Callable[..., Any], name: str, arguments: list[str]) -> Any:
+    """Call `command` with typed arguments; one that takes `overrides` is given the ones it does not know itself."""
+    import tyro
+
+    program = f"bert-jax {name}"
+    if "overrides" not in inspect.signature(command).parameters:
+        return tyro.cli(command, prog=program, args=arguments)
+    if "--help" in arguments or "-h" in arguments:
+        return _help_with_overrides(command, program, arguments)
+    own, unknown = tyro.cli(
+        tyro.conf.configure(tyro.conf.AvoidSubcommands)(_without_overrides(command)),
+        prog=program,
+        args=arguments,
+        return_unknown_args=True,
+    )
+    return own(unknown)
+
+
+def _without_overrides(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`command` as tyro sees it: without `overrides` and `on_metrics`, returning a call that awaits the overrides."""
+    signature = inspect.signature(command, eval_str=True)
+    hidden = ("overrides", "on_metrics")
+
+    def bound(*args: Any, **kwargs: Any) -> Callable[[list[str]], Any]:
+        return lambda overrides: command(*args, **kwargs, overrides=overrides)
+
+    bound.__doc__ = command.__doc__
+    bound.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[item for key, item in signature.parameters.items() if key not in hidden]
+    )
+    bound.__annotations__ = {key: item.annotation for key, item in signature.parameters.items() if key not in hidden}
+    return bound
+
+
+def _help_with_overrides(command: Callable[..., Any], program: str, arguments: list[str]) -> Any:
+    """Help for the command itself, then for every field of the configuration it was given (or of the defaults)."""
+    import tyro
+
+    from bert_jax.config import Config
+    from bert_jax.config_files import load_config
+
+    try:
+        tyro.cli(_without_overrides(command), prog=program, args=["--help"])
+    except SystemExit:
+        print("\nand every field of the configuration:\n")
+    named = [argument for argument in arguments if not argument.startswith("-")]
+    config = load_config(named[0]) if named else Config()
+    return tyro.cli(Config, default=config, prog=f"{program} CONFIG", args=["--help"])

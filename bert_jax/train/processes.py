@@ -1,0 +1,59 @@
+"""Several processes that train one model: how they find each other. Called before anything else touches a device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from bert_jax.console import log
+from bert_jax.errors import BertJaxError, UsageError
+
+
+class Processes(NamedTuple):
+    """Who coordinates, how many processes there are, and which one this is; None where JAX detects it."""
+
+    coordinator: str | None
+    count: int | None
+    index: int | None
+
+
+def find_processes(
+    coordinator: str | None, count: int | None, index: int | None, environment: Mapping[str, str] = os.environ
+) -> Processes | None:
+    """How to start `jax.distributed`, or None for a single process.
+
+    Flags win; without them a TPU pod, SLURM or Open MPI job of several tasks is detected from the environment.
+    Errors: `UsageError` when some but not all of the three flags are given.
+    """
+    given = [value is not None for value in (coordinator, count, index)]
+    if any(given):
+        if not all(given):
+            raise UsageError("--coordinator HOST:PORT, --processes N and --process I belong together: give all three")
+        if count == 1:
+            return None
+        assert count is not None and index is not None
+        if not 0 <= index < count:
+            raise UsageError(f"--process {index}: expected 0 to {count - 1} for --processes {count}")
+        return Processes(coordinator, count, index)
+    hosts = [host for host in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
+    tasks = max(int(environment.get(name, "1") or 1) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
+    inside_step = "SLURM_PROCID" in environment or "OMPI_COMM_WORLD_RANK" in environment
+    if len(hosts) > 1 or (tasks > 1 and inside_step):
+        return Processes(None, None, None)
+    return None
+
+
+def start_processes(processes: Processes) -> None:
+    """Start `jax.distributed`. Errors: `BertJaxError` when the coordinator cannot be reached."""
+    import jax
+
+    if os.environ.get("JAX_PLATFORMS", "") == "cpu":
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(processes.coordinator, processes.count, processes.index)
+    except (RuntimeError, ValueError) as error:
+        raise BertJaxError(
+            f"the processes did not find each other ({processes.coordinator or 'detected coordinator'}): {error}"
+        ) from error
+    log(f"process {jax.process_index()} of {jax.process_count()}, {jax.local_device_count()} devices here")

@@ -1,0 +1,30 @@
+"""A 4-layer BERT (mini, 256 wide) on 40 MB of English Wikipedia, about an hour on two CPU cores.
+
+    bert-jax pretrain bert_mini_enwiki --run runs/mini
+
+The corpus is looked for in BERT_JAX_TEST_DATA (default: ../shared/data); name your own with --data.sources.
+"""
+
+import os
+
+from bert_jax import BertConfig, Checkpoint, Config, Data, Evaluate, Log, Optimizer, Train
+
+config = Config(
+    model=BertConfig.preset(
+        "mini",
+        vocab_size=None,
+        max_position_embeddings=128,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    ),
+    data=Data(
+        sources=(os.path.join(os.environ.get("BERT_JAX_TEST_DATA", "../shared/data"), "corpus/enwiki"),),
+        vocab_size=8192,
+        eval_fraction=0.02,
+    ),
+    train=Train(length=128, batch=64, predictions=20, steps=6000),
+    optimizer=Optimizer(name="adamw", learning_rate=1e-3, warmup=0.1, b2=0.98),
+    evaluate=Evaluate(every=1000, sequences=2048),
+    checkpoint=Checkpoint(every=500),
+    log=Log(every=50),
+)

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Set up and run the tests.
+#
+#   launch/test.sh [--ci|--full] [pytest arguments ...]
+#
+#   (nothing)  the default tests, a few minutes
+#   --ci       with the slower ones that every change must pass
+#   --full     everything
+#
+# Tests on real corpora look for them in BERT_JAX_TEST_DATA (default: ../shared/data) and say so when they skip.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/setup.sh
+source "$root/launch/setup.sh"
+
+tier=()
+case ${1:-} in
+  --ci) tier=(-m 'not full'); shift ;;
+  --full) tier=(-m ''); shift ;;
+  -h | --help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+esac
+
+venv=${BERT_JAX_VENV:-$root/.venv}
+make_venv "$(find_python)" "$venv"
+install_package "$venv/bin/python" "$root" tf,zh,formats,dev
+
+cd "$root"
+export JAX_PLATFORMS=cpu
+"$venv/bin/python" -m pytest -n "${BERT_JAX_TEST_WORKERS:-2}" --dist loadfile -ra --durations 15 "${tier[@]}" "$@"

@@ -1,0 +1,88 @@
+"""config_files: finding, typing, storing, overriding and comparing configurations."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from bert_jax import config_files
+from bert_jax.config import Config, Data, Phase, Train
+from bert_jax.errors import BertJaxError
+
+
+@pytest.mark.parametrize("name", config_files.shipped_configs())
+def test_shipped_configs_load_and_survive_json(name: str) -> None:
+    config = config_files.load_config(name)
+    stored = json.loads(json.dumps(config_files.to_dict(config)))
+    assert config_files.from_dict(stored) == config
+    documentation = config_files.find_config(name).read_text("utf-8")
+    assert documentation.startswith('"""')
+    assert "bert-jax pretrain" in documentation
+
+
+def test_missing_config_names_the_shipped_ones() -> None:
+    with pytest.raises(BertJaxError, match="did you mean 'quickstart'"):
+        config_files.load_config("quickstrat")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("from bert_jax import Config, Train\nconfig = Config(train=Train(stepz=3))", "'stepz'; did you mean 'steps'"),
+        (
+            "from bert_jax import Config, Train\nconfig = Config(train=Train(steps='3'))",
+            "train.steps is '3': expected int | None",
+        ),
+        (
+            "from bert_jax import Config, Train\nconfig = Config(train=Train(objective='nsp'))",
+            "expected one of 'mlm.nsp'",
+        ),
+        ("x = 1", "binds nothing to the name 'config'"),
+        ("config = (", "line 1"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(BertJaxError, match=message) as caught:
+        config_files.load_config(path)
+    assert "mine.py" in str(caught.value)
+
+
+def test_unknown_stored_field_is_named() -> None:
+    with pytest.raises(BertJaxError, match=r"unknown config field train\.step; did you mean train\.steps"):
+        config_files.from_dict({"train": {"step": 3}})
+
+
+def test_differences_carry_their_kind() -> None:
+    old = Config(train=Train(steps=10))
+    new = Config(
+        train=dataclasses.replace(old.train, steps=20, seed=1, dtype="bfloat16"),
+        data=Data(workers=2),
+    )
+    found = {difference.path: difference.kind for difference in config_files.differences(old, new)}
+    assert found == {
+        "data.workers": "free",
+        "train.steps": "schedule",
+        "train.seed": "identity",
+        "train.dtype": "numerics",
+    }
+
+
+def test_overrides_are_typed_and_reach_phases() -> None:
+    config = Config(train=Train(steps=5, later_phases=(Phase(length=512, batch=8, steps=2),)))
+    changed = config_files.override(
+        config, ["--train.steps", "7", "--mesh.tensor", "2", "--train.later-phases.0.steps", "9"]
+    )
+    assert (changed.train.steps, changed.mesh.tensor, changed.train.later_phases[0].steps) == (7, 2, 9)
+    assert changed.total_steps == 16
+
+
+def test_mistyped_override_suggests_the_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        config_files.override(Config(), ["--train.stepz", "7"])
+    assert caught.value.code == 2
+    assert "--train.steps" in capsys.readouterr().err

@@ -1,0 +1,24 @@
+"""console: progress goes to the log, not to stdout, and says how much is left."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from bert_jax import console
+
+
+def test_plain_progress_writes_the_first_and_last_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, console.LOGGER_NAME), console.progress("reading", 100, "MB") as advance:
+        for done in (1, 2, 3, 100):
+            advance(done, "ok")
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    assert lines[0].startswith("reading 1/100 MB")
+    assert lines[1].startswith("reading 100/100 MB")
+    assert lines[1].endswith("ok")
+
+
+def test_clock() -> None:
+    assert [console.clock(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]

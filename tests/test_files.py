@@ -1,0 +1,85 @@
+"""files: whatever is written is whole or not there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_jax import files
+from bert_jax.errors import BertJaxError
+
+
+def test_atomic_writer_leaves_the_old_file_when_the_block_fails(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    files.write_text(target, "old")
+
+    def fail_halfway() -> None:
+        with files.atomic_writer(target, "w") as file:
+            file.write("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_halfway()
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_make_directory_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    def half(folder: Path) -> None:
+        (folder / "x").write_text("1")
+        raise BertJaxError("no more")
+
+    with pytest.raises(BertJaxError, match="no more"):
+        files.make_directory(tmp_path / "d", half)
+    assert os.listdir(tmp_path) == []
+    files.make_directory(tmp_path / "d", lambda folder: files.write_text(folder / "x", "1"))
+    assert (tmp_path / "d" / "x").read_text() == "1"
+    with pytest.raises(BertJaxError, match="is not empty"):
+        files.make_directory(tmp_path / "d", lambda folder: None)
+
+
+def test_json_is_strict(tmp_path: Path) -> None:
+    value = {"a": float("nan"), "b": [np.float32("inf"), np.int64(3)], "c": np.arange(2), "d": Path("x")}
+    assert files.to_json(value) == '{"a": null, "b": [null, 3], "c": [0, 1], "d": "x"}'
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(BertJaxError, match="bad.json is not JSON"):
+        files.read_json(tmp_path / "bad.json")
+    with pytest.raises(BertJaxError, match="cannot read .*none.json: No such file"):
+        files.read_json(tmp_path / "none.json")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission_is_one_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(BertJaxError, match="cannot write .*: Permission denied"):
+        files.write_text(tmp_path / "x", "1")
+
+
+def test_digest_ignores_the_order_of_keys() -> None:
+    assert files.digest({"a": 1, "b": [1, 2]}) == files.digest({"b": [1, 2], "a": 1})
+    assert files.digest({"a": 1}) != files.digest({"a": 2})
+
+
+def test_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from bert_jax import files\n"
+        f"with files.lock({str(tmp_path / 'run' / '.lock')!r}, wait=False):\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with (
+        pytest.raises(BertJaxError, match="in use by another process"),
+        files.lock(tmp_path / "run" / ".lock", wait=False),
+    ):
+        pass
+    holder.kill()
+    holder.communicate()
+    with files.lock(tmp_path / "run" / ".lock", wait=False):
+        pass
