@@ -12,6 +12,8 @@ from bert_jax import config_files
 from bert_jax.config import Config, Data, Phase, Train
 from bert_jax.errors import BertJaxError
 
+HEAD = "from bert_jax import Config, Train\n"
+
 
 @pytest.mark.parametrize("name", config_files.shipped_configs())
 def test_shipped_configs_load_and_survive_json(name: str) -> None:
