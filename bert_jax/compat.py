@@ -1,0 +1,91 @@
+"""Calls whose spelling or behaviour differs between versions of jax, behind names that stay the same.
+
+Works from jax 0.7.2 up to the newest. jax is imported inside the functions only, so that importing this module costs
+nothing and touches no device. Nothing here warns: deprecated spellings are avoided, not silenced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from bert_jax.errors import BertJaxError
+
+if TYPE_CHECKING:
+    import jax
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_KEY_PARITY = 0x1BD11BDA
+
+
+def threefry_2x32(k0: Any, k1: Any, x0: Any, x1: Any) -> tuple[jax.Array, jax.Array]:
+    """Threefry-2x32 with 20 rounds, elementwise: key (k0, k1) and counter (x0, x1) → two words of 32 random bits.
+
+    The arguments are converted to uint32 (modulo 2³²) and broadcast against each other; both results have their
+    common shape. Equal to jax's own generator bit for bit, but a plain chain of integer operations: it may be given
+    one key per element, XLA fuses it, and every sharding of it gives the same bits.
+
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
+    """
+    import jax.numpy as jnp
+
+    k0, k1, x0, x1 = (_uint32(word) for word in (k0, k1, x0, x1))
+    keys = (k0, k1, k0 ^ k1 ^ jnp.uint32(_KEY_PARITY))
+    x0, x1 = x0 + keys[0], x1 + keys[1]
+    for group in range(5):
+        for rotation in _ROTATIONS[group % 2]:
+            x0 = x0 + x1
+            x1 = (x1 << rotation) | (x1 >> (32 - rotation))
+            x1 = x1 ^ x0
+        x0 = x0 + keys[(group + 1) % 3]
+        x1 = x1 + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+    return x0, x1
+
+
+def _uint32(word: Any) -> jax.Array:
+    """`word` as uint32; Python integers are taken modulo 2³²."""
+    import jax.numpy as jnp
+
+    if isinstance(word, int):
+        return jnp.uint32(word & 0xFFFFFFFF)
+    return jnp.asarray(word).astype(jnp.uint32)
+
+
+def key_words(key: Any) -> jax.Array:
+    """The uint32 words of a key: typed (`jax.random.key`), raw (`jax.random.PRNGKey`) or a pair of integers.
+
+    Shape (2,) for threefry keys and pairs, (4,) for rbg keys. Errors: `BertJaxError` for anything else.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        words = jax.random.key_data(key)
+    elif isinstance(key, tuple | list):
+        words = jnp.stack([_uint32(word) for word in key])
+    else:
+        words = jnp.asarray(key)
+    if words.shape not in ((2,), (4,)) or words.dtype != jnp.uint32:
+        raise BertJaxError(
+            f"key has shape {words.shape} and dtype {words.dtype}: expected one typed key, or uint32 words of shape (2,)"
+        )
+    return words
+
+
+def make_mesh(
+    sizes: Sequence[int], names: Sequence[str], devices: Sequence[Any] | None = None
+) -> jax.sharding.Mesh:
+    """A device mesh whose axes are all `Auto` (jax's default became Explicit), in the order best for the hardware."""
+    import jax
+    from jax.sharding import AxisType
+
+    axis_types = (AxisType.Auto,) * len(tuple(names))
+    return jax.make_mesh(tuple(sizes), tuple(names), axis_types=axis_types, devices=devices)
+
+
+def set_mesh(mesh: jax.sharding.Mesh) -> AbstractContextManager[Any]:
+    """`with set_mesh(mesh):` makes it the mesh of everything inside (never `with mesh:`, which constraints ignore)."""
+    import jax
+
+    return jax.set_mesh(mesh)
