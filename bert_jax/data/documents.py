@@ -13,10 +13,11 @@ A record's value is a string (lines of paragraphs, split), or a list of strings 
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from bert_jax.data.streams import (
@@ -26,7 +27,7 @@ from bert_jax.data.streams import (
     Unit,
     UnitKind,
     decode,
-    open_stream,
+    line_place,
     read_lines,
 )
 from bert_jax.errors import BertJaxError
@@ -161,39 +162,41 @@ def json_documents(unit: Unit) -> Iterator[Document]:
         try:
             record = json.loads(text)
         except ValueError as error:
-            raise BertJaxError(f"{_place(unit, offset)}: not a JSON line: {error}") from error
-        document = record_document(record, unit.field, lambda offset=offset: _place(unit, offset))
+            raise BertJaxError(f"{line_place(unit, offset)}: not a JSON line: {error}") from error
+        if "\\ud" in text or "\\uD" in text:
+            record = _without_surrogates(record)
+        document = record_document(record, unit.field, functools.partial(line_place, unit, offset))
         if document:
             yield document
 
 
-def _place(unit: Unit, offset: int) -> str:
-    with open_stream(unit.path, unit.compression) as stream:
-        number = 1
-        while offset > 0 and (chunk := stream.read(min(offset, 1 << 20))):
-            number += chunk.count(b"\n")
-            offset -= len(chunk)
-    return f"{unit.label or unit.path}, line {number}"
+def _without_surrogates(value: Any) -> Any:
+    """Half of a surrogate pair, which JSON can spell and UTF-8 cannot, as U+FFFD."""
+    return json.loads(
+        json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    )
 
 
-def record_document(record: Any, field: str | None, place: Any) -> Document:
+def record_document(
+    record: Any, field: str | None, place: Callable[[], str], encoding_errors: EncodingErrors = "strict"
+) -> Document:
     """The document in a record: a string, a list of sentences, or a mapping that holds one under `field`.
 
     `field` may name a nested value (`a.b`) and several values to be joined as paragraphs (`title+abstract`).
     `place()` says where the record lies, for messages. Errors: no such field, or a value of another type.
     """
     if not isinstance(record, dict):
-        return _value_document(record, "record", place)
+        return _value_document(record, "the record", place, encoding_errors)
     document: Document = []
     for name in (field or "text").split("+"):
-        document += _value_document(_lookup(record, name, place), name, place)
+        document += _value_document(_lookup(record, name, place), name, place, encoding_errors)
     title = record.get("title") if field is None else None
     if document and isinstance(title, str) and document[0] == title.strip():
         return document[1:]
     return document
 
 
-def _lookup(record: dict[str, Any], name: str, place: Any) -> Any:
+def _lookup(record: dict[str, Any], name: str, place: Callable[[], str]) -> Any:
     value: Any = record
     if name in record:
         return record[name]
@@ -206,13 +209,14 @@ def _lookup(record: dict[str, Any], name: str, place: Any) -> Any:
     return value
 
 
-def _value_document(value: Any, name: str, place: Any) -> Document:
+def _value_document(value: Any, name: str, place: Callable[[], str], encoding_errors: EncodingErrors) -> Document:
     if value is None:
         return []
     if isinstance(value, bytes):
-        value = value.decode("utf-8")
+        value = value.decode("utf-8", encoding_errors)
     if isinstance(value, str):
         return split_sentences(value)
-    if isinstance(value, list | tuple) and all(isinstance(sentence, str) for sentence in value):
-        return [sentence for item in value if (sentence := " ".join(item.split()))]
+    if isinstance(value, list | tuple) and all(isinstance(item, str | bytes) for item in value):
+        texts = (item.decode("utf-8", encoding_errors) if isinstance(item, bytes) else item for item in value)
+        return [sentence for text in texts if (sentence := " ".join(text.split()))]
     raise BertJaxError(f"{place()}: {name} is {type(value).__name__}, expected a text or a list of sentences")

@@ -1,16 +1,37 @@
-"""Where text comes from: one name (or iterable) → work units → documents."""
+"""Where text comes from: the name of a source (or an iterable) → work units → documents.
+
+* `path.txt`, a glob or a directory: plain text with a blank line between documents, WikiExtractor output, JSON lines or
+  parquet, recognised per file by content; `.gz .bz2 .xz .zst` too. Hidden files are passed over.
+* `path.jsonl[:field]`, `path.parquet:field`: `a.b` is nested, `title+abstract` joins, a list holds sentences.
+* `-`: JSON lines on standard input (objects, strings, or lists of sentences), copied to a temporary file.
+* `tfds:name[/config]:split[:field]`: TensorFlow Datasets.
+* `stdlib`: the documentation that ships with CPython.
+* any iterable of strings (a document each) or of lists of sentences, copied to a temporary file.
+
+A field is what follows the last `:` unless it holds a `/`.
+"""
 
 from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import os
+import re
+import shutil
+import sys
+import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bert_jax.data.documents import Document, read_line_unit, recognise
-from bert_jax.data.streams import UNIT_BYTES, EncodingErrors, Unit, compression_of, cut
+from bert_jax.data.parquet import MAGIC as PARQUET_MAGIC
+from bert_jax.data.parquet import parquet_documents, parquet_units
+from bert_jax.data.stdlib import stdlib_documents
+from bert_jax.data.streams import UNIT_BYTES, EncodingErrors, Unit, compression_of, cut, read_lines
+from bert_jax.data.tfds_source import tfds_documents, tfds_units
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors, digest
 
@@ -18,6 +39,8 @@ SourceSpec = str | os.PathLike[str] | Iterable[str] | Iterable[list[str]]
 
 READER_VERSION = 1
 """Part of every fingerprint: raised when the same bytes would give other documents."""
+
+_STDLIB_UNIT_BYTES = 1 << 19
 
 
 class Source:
@@ -27,16 +50,19 @@ class Source:
         self.name = name
         self._list_units = list_units
         self._identity = identity
-        self._keep = keep  # holds a spool file alive as long as the source
+        self._keep = keep  # parts whose temporary files live as long as they do
         self._units: list[Unit] | None = None
         self._fingerprint: str | None = None
 
     def units(self) -> list[Unit]:
-        """Pieces of the source in reading order, each read by `read_unit`; the list depends on the content only."""
+        """Pieces of the source in reading order, each read by `read_unit`; the list depends on the content only.
+
+        Errors: nothing to read, a file that is not what its name says, no such field.
+        """
         if self._units is None:
             self._units = self._list_units()
             if not self._units:
-                raise BertJaxError(f"{self.name} holds no text: give a source with at least one document")
+                raise BertJaxError(f"source {self.name} holds no text: give one with at least one document")
         return list(self._units)
 
     def fingerprint(self) -> str:
@@ -52,16 +78,42 @@ class Source:
 
 def read_unit(unit: Unit) -> Iterator[Document]:
     """The documents of one unit, in order; each is a non-empty list of non-empty sentences. Memory stays bounded."""
+    if unit.kind == "parquet":
+        return parquet_documents(unit)
+    if unit.kind == "tfds":
+        return tfds_documents(unit)
     return read_line_unit(unit)
 
 
 def open_source(
     spec: SourceSpec, *, encoding_errors: EncodingErrors = "strict", unit_bytes: int = UNIT_BYTES
 ) -> Source:
-    """The source that `spec` names, see the top of this file."""
-    assert isinstance(spec, str | os.PathLike)
-    text = os.fspath(spec)
-    return _open_files(text, None, encoding_errors, unit_bytes)
+    """The source that `spec` names, in the forms at the top of this file; a file name is a string or a path.
+
+    `encoding_errors` "replace" reads bytes that are not UTF-8 as U+FFFD; "strict" makes them an error.
+    Errors: `BertJaxError` when there is no such file, directory, match or set, or nothing in it.
+    """
+    if encoding_errors not in ("strict", "replace"):
+        raise BertJaxError(f"encoding_errors is {encoding_errors!r}: expected 'strict' or 'replace'")
+    if isinstance(spec, os.PathLike):
+        return _open_files(os.fspath(spec), None, encoding_errors, unit_bytes)
+    if not isinstance(spec, str):
+        return _spool("<iterable>", lambda file: _write_documents(spec, file), encoding_errors, unit_bytes)
+    if spec == "-":
+        return _spool(
+            "<stdin>", lambda file: shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20), encoding_errors, unit_bytes
+        )
+    if spec == "stdlib":
+        return _spool(
+            spec,
+            lambda file: _write_documents(map(list, stdlib_documents()), file),
+            encoding_errors,
+            min(unit_bytes, _STDLIB_UNIT_BYTES),
+        )
+    if spec.startswith("tfds:"):
+        return _open_tfds(spec, encoding_errors)
+    path, field = split_field(spec)
+    return _open_files(path, field, encoding_errors, unit_bytes)
 
 
 def open_sources(
@@ -81,11 +133,95 @@ def open_sources(
     )
 
 
+def split_field(spec: str) -> tuple[str, str | None]:
+    """(path, field): a field is what follows the last `:` unless it holds a `/`; a path that exists whole has none."""
+    path, colon, field = spec.rpartition(":")
+    if not colon or not path or "/" in field:
+        return spec, None
+    if os.path.exists(spec) and not os.path.exists(path):
+        return spec, None
+    if not field:
+        raise BertJaxError(f"source {spec}: a field's name is expected after the last ':'")
+    return path, field
+
+
+def _spool(name: str, write: Callable[[IO[bytes]], Any], encoding_errors: EncodingErrors, unit_bytes: int) -> Source:
+    """A source of JSON lines in a temporary file, which goes when the source does."""
+    with clear_errors("write", tempfile.gettempdir()):
+        folder = tempfile.mkdtemp(prefix="bert_jax_source_")
+    path = os.path.join(folder, "documents.jsonl")
+    try:
+        with clear_errors("write", path), open(path, "wb") as file:
+            write(file)
+        size = os.path.getsize(path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+    def list_units() -> list[Unit]:
+        if not any(line.strip() for _, line in read_lines(Unit("json", path, label=name))):
+            return []
+        return [
+            Unit("json", path, start, end, end - start, encoding_errors=encoding_errors, label=name)
+            for start, end in cut(path, size, "json", unit_bytes)
+        ]
+
+    source = Source(name, list_units, lambda: ["json", size, content_digest(path), encoding_errors])
+    weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
+    return source
+
+
+def _write_documents(documents: Iterable[Any], file: IO[bytes]) -> None:
+    """Documents of an iterable as JSON lines."""
+    try:
+        iterator = iter(documents)
+    except TypeError:
+        raise BertJaxError(f"a source is a name or an iterable of documents, not {type(documents).__name__}") from None
+    for index, document in enumerate(iterator):
+        sentences = list(document) if isinstance(document, list | tuple) else None
+        if not isinstance(document, str) and (
+            sentences is None or not all(isinstance(sentence, str) for sentence in sentences)
+        ):
+            raise BertJaxError(
+                f"<iterable>, document {index}: {type(document).__name__}, expected a string or a list of sentences"
+            )
+        if index == 0 and isinstance(document, str) and _is_file_name(document):
+            raise BertJaxError(
+                f"<iterable>, document 0 is the name of a file ({document}): give file names one by one as sources"
+            )
+        file.write(json.dumps(document if sentences is None else sentences).encode() + b"\n")
+
+
+def _is_file_name(text: str) -> bool:
+    return (
+        re.fullmatch(r"\S{1,4096}", text) is not None
+        and re.search(r"\w[./]\w", text) is not None
+        and os.path.exists(text)
+    )
+
+
+def _open_tfds(spec: str, encoding_errors: EncodingErrors) -> Source:
+    units = tfds_units(spec, encoding_errors)
+
+    def identity() -> Any:
+        shards = [
+            # a set on remote storage is known by its version and counts alone
+            [os.path.basename(unit.path), unit.start, unit.end, unit.size and content_digest(unit.path)]
+            for unit in units
+        ]
+        return {"tfds": shards, "field": units[0].field if units else None, "encoding_errors": encoding_errors}
+
+    return Source(spec, lambda: units, identity)
+
+
 def _open_files(text: str, field: str | None, encoding_errors: EncodingErrors, unit_bytes: int) -> Source:
     files = list_files(text)
 
     def list_units() -> list[Unit]:
-        return [unit for _, path in files for unit in _file_units(path, field, encoding_errors, unit_bytes)]
+        units = [unit for _, path in files for unit in file_units(path, field, encoding_errors, unit_bytes)]
+        if field is not None and units and not any(unit.kind in ("json", "parquet") for unit in units):
+            raise BertJaxError(f"source {text}:{field}: plain text has no fields; leave :{field} out")
+        return units
 
     def identity() -> Any:
         content = [[name, os.path.getsize(path), content_digest(path)] for name, path in files]
@@ -108,7 +244,8 @@ def list_files(text: str) -> list[tuple[str, str]]:
     found = [file for root in roots for file in _walk(root)]
     if not found:
         what = "no such file, directory or glob match" if not os.path.isdir(path) else "the directory holds no files"
-        raise BertJaxError(f"source {text}: {what}")
+        hint = "; copy it to a local path first" if "://" in text else ""
+        raise BertJaxError(f"source {text}: {what}{hint}")
     return sorted({(Path(os.path.relpath(file, base or ".")).as_posix(), file) for file in found})
 
 
@@ -121,10 +258,14 @@ def _walk(root: str) -> Iterator[str]:
         yield from (os.path.join(folder, name) for name in names if not name.startswith("."))
 
 
-def _file_units(path: str, field: str | None, encoding_errors: EncodingErrors, unit_bytes: int) -> list[Unit]:
+def file_units(path: str, field: str | None, encoding_errors: EncodingErrors, unit_bytes: int) -> list[Unit]:
+    """The units of one file, whatever it holds; none when it has no text."""
     with clear_errors("read", path), open(path, "rb") as file:
-        compression = compression_of(file.read(8))
+        head = file.read(8)
         size = os.fstat(file.fileno()).st_size
+    if head.startswith(PARQUET_MAGIC):
+        return parquet_units(path, field, encoding_errors, unit_bytes)
+    compression = compression_of(head)
     what = recognise(path, compression, encoding_errors)
     if what is None:
         return []

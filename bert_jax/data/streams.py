@@ -8,7 +8,7 @@ import io
 import lzma
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any, Literal, cast
 
@@ -70,14 +70,7 @@ def open_stream(path: str, compression: str | None) -> IO[bytes]:
     with clear_errors("read", path):
         if compression is None:
             return open(path, "rb", buffering=1 << 20)
-        if compression == "gzip":
-            raw: Any = gzip.GzipFile(path, "rb")
-        elif compression == "bzip2":
-            raw = bz2.BZ2File(path, "rb")
-        elif compression == "xz":
-            raw = lzma.LZMAFile(path, "rb")
-        else:
-            raw = _open_zstd(path)
+        raw = _OPENERS[compression](path)
     return cast(IO[bytes], io.BufferedReader(raw, 1 << 20))
 
 
@@ -88,6 +81,14 @@ def _open_zstd(path: str) -> Any:
         raise BertJaxError(f"{path} is compressed with zstd: pip install zstandard, or decompress it first") from None
     file = open(path, "rb")  # noqa: SIM115 - closed by the reader that wraps it
     return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=True)
+
+
+_OPENERS: dict[str, Callable[[str], Any]] = {
+    "gzip": gzip.GzipFile,
+    "bzip2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+    "zstd": _open_zstd,
+}
 
 
 def read_lines(unit: Unit) -> Iterator[tuple[int, bytes]]:
@@ -107,8 +108,8 @@ def read_lines(unit: Unit) -> Iterator[tuple[int, bytes]]:
                 return
             if len(line) > LINE_LIMIT:
                 raise BertJaxError(
-                    f"{label}, line {_line_number(unit, position)}: longer than {LINE_LIMIT >> 20} MiB; "
-                    "put line ends between paragraphs or sentences, and a blank line between documents"
+                    f"{line_place(unit, position)}: longer than {LINE_LIMIT >> 20} MiB; put line ends between "
+                    "sentences or paragraphs and a blank line between documents, or cut the record into several"
                 )
             yield position, line
             position += len(line)
@@ -127,17 +128,14 @@ def _next_line(stream: IO[bytes], label: str) -> bytes:
         raise
 
 
-def _line_number(unit: Unit, position: int) -> int:
-    """Number of the line that begins at `position`, counted from 1 at the file's start (only for messages)."""
-    count = 1
+def line_place(unit: Unit, offset: int) -> str:
+    """File and number of the line that begins at `offset`, for messages (reads the file up to there)."""
+    number = 1
     with open_stream(unit.path, unit.compression) as stream:
-        while position > 0:
-            chunk = stream.read(min(position, 1 << 20))
-            if not chunk:
-                break
-            count += chunk.count(b"\n")
-            position -= len(chunk)
-    return count
+        while offset > 0 and (chunk := stream.read(min(offset, 1 << 20))):
+            number += chunk.count(b"\n")
+            offset -= len(chunk)
+    return f"{unit.label or unit.path}, line {number}"
 
 
 def decode(line: bytes, offset: int, unit: Unit) -> str:
