@@ -74,20 +74,53 @@ def open_stream(path: str, compression: str | None) -> IO[bytes]:
     return cast(IO[bytes], io.BufferedReader(raw, 1 << 20))
 
 
-def _open_zstd(path: str) -> Any:
-    try:
-        import zstandard
-    except ImportError:
-        raise BertJaxError(f"{path} is compressed with zstd: pip install zstandard, or decompress it first") from None
-    file = open(path, "rb")  # noqa: SIM115 - closed by the reader that wraps it
-    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=True)
+class _ZstdReader(io.RawIOBase):
+    """The frames of a zstd file, one after the other; the library's own reader is silent about a last one cut short."""
+
+    def __init__(self, path: str):
+        try:
+            import zstandard
+        except ImportError:
+            raise BertJaxError(
+                f"{path} is compressed with zstd: pip install zstandard, or decompress it first"
+            ) from None
+        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
+        self._frame: Any = None
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            data = self._file.read(1 << 14)
+            if not data:
+                if self._frame is not None:
+                    raise EOFError("the file ends inside a zstd frame")
+                return 0
+            self._frame = self._frame or self._new_frame()
+            self._ready = memoryview(self._frame.decompress(data))
+            left = self._frame.unused_data
+            if self._frame.eof:
+                self._frame = None
+            if left:  # the next frame begins inside this chunk
+                self._file.seek(-len(left), io.SEEK_CUR)
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 _OPENERS: dict[str, Callable[[str], Any]] = {
     "gzip": gzip.GzipFile,
     "bzip2": bz2.BZ2File,
     "xz": lzma.LZMAFile,
-    "zstd": _open_zstd,
+    "zstd": _ZstdReader,
 }
 
 
