@@ -1,0 +1,123 @@
+"""A MODEL is recognised by what it holds; whatever cannot be read says in one line what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bert_jax.errors import BertJaxError
+from bert_jax.files import write_json
+from bert_jax.formats.model import find_model, load_model, parse_spec
+
+
+def make_run(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / "run.json", {})
+    return path
+
+
+def make_hugging_face(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / "config.json", {"model_type": "bert"})
+    return path
+
+
+def make_tf1(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "bert_model.ckpt.index").write_bytes(b"")
+    return path
+
+
+@pytest.mark.parametrize(("make", "name"), [(make_run, "run"), (make_hugging_face, "hugging_face"), (make_tf1, "tf1")])
+def test_recognised_by_content(tmp_path: Path, make, name: str) -> None:
+    kind, path, revision = find_model(make(tmp_path / "some_name"))
+    assert (kind.name, path, revision) == (name, tmp_path / "some_name", None)
+
+
+def test_tf1_by_its_prefix_and_zip(tmp_path: Path) -> None:
+    make_tf1(tmp_path)
+    (tmp_path / "uncased.zip").write_bytes(b"")
+    assert find_model(tmp_path / "bert_model.ckpt")[0].name == "tf1"
+    assert find_model(tmp_path / "uncased.zip")[0].name == "tf1_zip"
+    assert find_model("hf:google-bert/bert-base-uncased@main")[0].name == "hub"
+
+
+def test_config_json_without_model_type_is_no_hugging_face_model(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {"hidden_size": 4})
+    with pytest.raises(BertJaxError, match="is no model: expected a run directory"):
+        find_model(tmp_path)
+
+
+def test_several_kinds_at_once(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    make_tf1(tmp_path)
+    with pytest.raises(BertJaxError, match="a run directory and a TensorFlow 1 checkpoint at once"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "title"), [(make_hugging_face, "a Hugging Face model directory"), (make_tf1, "a TensorFlow 1 checkpoint")]
+)
+def test_a_kind_not_read_yet_says_so(tmp_path: Path, make, title: str) -> None:
+    with pytest.raises(BertJaxError, match=f"is {title}, which this version of bert_jax cannot read: give a run"):
+        load_model(make(tmp_path))
+    with pytest.raises(BertJaxError, match="a model of the Hugging Face hub, which this version"):
+        load_model("hf:google-bert/bert-base-uncased")
+
+
+def test_steps_behind_an_at_sign(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    make_run(tmp_path / "odd@name")
+    assert find_model(f"{tmp_path}/run@1000")[1:] == (tmp_path / "run", "1000")
+    assert find_model(f"{tmp_path}/run@best")[1:] == (tmp_path / "run", "best")
+    assert find_model(f"{tmp_path}/odd@name")[1:] == (tmp_path / "odd@name", None)
+    assert find_model(f"{tmp_path}/odd@name@7")[1:] == (tmp_path / "odd@name", "7")
+    assert parse_spec("user@host/run").revision is None
+    with pytest.raises(BertJaxError, match=r"no model '.*absent@3': there is no such path"):
+        find_model(f"{tmp_path}/absent@3")
+
+
+@pytest.mark.parametrize("step", ["first", "", "-1", "1.5"])
+def test_a_step_is_a_number_or_best(tmp_path: Path, step: str) -> None:
+    make_run(tmp_path / "run")
+    with pytest.raises(BertJaxError, match="expected a step number or 'best' behind the @"):
+        load_model(f"{tmp_path}/run@{step}")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("bert-base-uncased", "hf:google-bert/bert-base-uncased"),
+        ("all-MiniLM-L6-v2", "hf:sentence-transformers/all-MiniLM-L6-v2"),
+        ("my-model", "hf:ORG/my-model"),
+        ("dslim/bert-base-NER", "hf:dslim/bert-base-NER"),
+    ],
+)
+def test_a_bare_name_is_answered_with_the_hubs_spelling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BertJaxError) as caught:
+        load_model(name)
+    assert str(caught.value).endswith(f"on the Hugging Face hub it would be {hint}")
+
+
+def test_a_path_that_is_missing_has_no_hub_hint(tmp_path: Path) -> None:
+    with pytest.raises(BertJaxError, match="there is no such path$"):
+        load_model(tmp_path / "absent")
+
+
+def test_what_is_no_model_is_named(tmp_path: Path) -> None:
+    for name, file, text in (
+        ("store", "manifest.json", "a token store"),
+        ("tokenizer", "vocab.txt", "a tokenizer directory"),
+        ("pickle", "pytorch_model.bin", "a pickle, which is never read"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("{}")
+        with pytest.raises(BertJaxError, match=text):
+            load_model(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BertJaxError, match="an empty directory"):
+        load_model(tmp_path / "empty")

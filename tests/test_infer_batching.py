@@ -1,0 +1,60 @@
+"""Inputs of any number and length go through few static shapes and come back in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from bert_jax.infer.batching import Encoded, bucket, length_buckets, pad_batch, stream
+
+
+def test_bucket_is_the_smallest_that_holds() -> None:
+    assert [bucket(size, (16, 32)) for size in (0, 1, 16, 17, 32, 33, 100)] == [16, 16, 16, 32, 32, 64, 128]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(512, (16, 32, 64, 128, 256, 512)), (40, (16, 32, 40)), (8, (8,))])
+def test_lengths_end_at_the_models_limit(limit: int, expected: tuple[int, ...]) -> None:
+    assert length_buckets(limit) == expected
+
+
+def test_pad_batch_by_hand() -> None:
+    items = [Encoded([5, 6, 7], [0, 0, 1], (1,)), Encoded([8], [0], ())]
+    batch = pad_batch(items, rows=3, length=4, slots=2, pad_id=9)
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 9], [8, 9, 9, 9], [5, 6, 7, 9]]
+    assert batch["segment_ids"].tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 1, 0]]
+    assert batch["input_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 0]]
+    assert batch["masked_lm_positions"].tolist() == [[1, 0], [0, 0], [1, 0]]
+    assert {array.dtype for array in batch.values()} == {np.dtype(np.int32)}
+
+
+def test_order_is_kept_and_shapes_are_few() -> None:
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 129, 500)
+    items = [Encoded([number] * int(length), [0] * int(length)) for number, length in enumerate(lengths, start=1)]
+    shapes = set()
+
+    def compute(batch: dict[str, np.ndarray], members: list[Encoded]) -> list[tuple[int, int]]:
+        shapes.add(batch["input_ids"].shape)
+        assert batch["input_mask"].any(axis=1).all()  # no row without a real token
+        sums = batch["input_mask"].sum(axis=1)
+        return [(int(batch["input_ids"][row, 0]), int(sums[row])) for row in range(len(members))]
+
+    answers = list(stream(items, compute, limit=128, pad_id=0, window=100))
+    assert answers == [(number, int(length)) for number, length in enumerate(lengths, start=1)]
+    assert {rows for rows, _ in shapes} <= {1, 8, 32}
+    assert {length for _, length in shapes} == {16, 32, 64, 128}
+
+
+def test_only_a_window_is_read_ahead() -> None:
+    read = []
+
+    def source() -> Iterator[Encoded]:
+        for number in range(1000):
+            read.append(number)
+            yield Encoded([number], [0])
+
+    answers = stream(source(), lambda batch, items: [item.input_ids[0] for item in items], limit=16, pad_id=0, window=8)
+    assert [next(answers) for _ in range(8)] == list(range(8))
+    assert len(read) == 8
