@@ -82,7 +82,7 @@ def file_entries(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def check_manifest(path: Path, manifest: Any) -> None:
-    """Errors: `BertJaxError` unless `manifest`, read from `path`, is whole, of this version, naming only its own files."""
+    """Errors: `BertJaxError` unless `manifest`, read from `path`, is whole, of this version, with names inside."""
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BertJaxError(f"{path} is not the manifest of a token store")
     if manifest.get("version") != VERSION:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,6 +50,16 @@ def array_size(array: str, counts: dict[str, int]) -> int:
         "document_ends": counts["documents"],
         "word_starts": -(-counts["tokens"] // 8),
     }[array]
+
+
+def hashes_of(texts: Sequence[bytes]) -> np.ndarray:
+    """uint64 (texts,): BLAKE2b of each. A document's text is its sentences in UTF-8, joined by line feeds."""
+    return np.frombuffer(b"".join([blake2b(text, digest_size=8).digest() for text in texts]), "<u8")
+
+
+def is_eval(document_hashes: np.ndarray, eval_fraction: float) -> np.ndarray:
+    """bool, same shape: which documents are held out, by the hash of their text alone."""
+    return document_hashes < np.uint64(int(eval_fraction * 2.0**64))
 
 
 class NpyStream:
@@ -94,15 +105,15 @@ class _SplitWriter:
         self._ids: list[np.ndarray] = []
         self._starts: list[np.ndarray] = []
         self._lengths: list[np.ndarray] = []
-        self._sentences: list[int] = []
+        self._sentences: list[np.ndarray] = []
         self._bits = np.zeros(0, bool)  # fewer than eight: those that do not fill a byte yet
         self._pending = 0
 
-    def add(self, ids: np.ndarray, lengths: np.ndarray, starts: np.ndarray) -> None:
+    def add(self, ids: np.ndarray, lengths: np.ndarray, sentences: np.ndarray, starts: np.ndarray) -> None:
         self._ids.append(ids)
         self._starts.append(starts)
         self._lengths.append(lengths)
-        self._sentences.append(len(lengths))
+        self._sentences.append(sentences)
         self._pending += len(ids)
         if self._pending >= _FLUSH_TOKENS:
             self.flush()
@@ -113,12 +124,13 @@ class _SplitWriter:
         lengths = np.concatenate(self._lengths).astype(np.int64)
         self._streams["tokens"].write(np.concatenate(self._ids))
         self._streams["sentence_ends"].write(self.counts["tokens"] + np.cumsum(lengths))
-        self._streams["document_ends"].write(self.counts["sentences"] + np.cumsum(self._sentences, dtype=np.int64))
+        sentences = np.concatenate(self._sentences).astype(np.int64)
+        self._streams["document_ends"].write(self.counts["sentences"] + np.cumsum(sentences))
         bits = np.concatenate([self._bits, *self._starts])
         whole = len(bits) // 8 * 8
         self._streams["word_starts"].write(np.packbits(bits[:whole], bitorder="little"))
         self._bits = bits[whole:]
-        self.counts["documents"] += len(self._sentences)
+        self.counts["documents"] += len(sentences)
         self.counts["sentences"] += len(lengths)
         self.counts["tokens"] += self._pending
         self._ids, self._starts, self._lengths, self._sentences, self._pending = [], [], [], [], 0
@@ -163,15 +175,20 @@ class ShardWriter:
         ids: np.ndarray,
         sentence_lengths: np.ndarray | Sequence[int],
         word_starts: np.ndarray | None = None,
+        document_sentences: np.ndarray | Sequence[int] | None = None,
     ) -> None:
-        """Append one document: `ids` (tokens,) integers, `sentence_lengths` (sentences,) in tokens, all positive and
-        adding up to the number of ids, `word_starts` (tokens,) bool (all true when not given)."""
+        """Append one document, or several: `ids` (tokens,) integers, `sentence_lengths` (sentences,) in tokens, all
+        positive and adding up to the number of ids, `word_starts` (tokens,) bool (all true when not given),
+        `document_sentences` (documents,) in sentences (one document when not given)."""
         lengths = np.asarray(sentence_lengths)
         starts = np.ones(len(ids), bool) if word_starts is None else word_starts
+        sentences = np.asarray([len(lengths)] if document_sentences is None else document_sentences)
         assert len(lengths), split
         assert lengths.min() > 0, (split, lengths)
+        assert sentences.min() > 0, (split, sentences)
         assert lengths.sum() == len(ids) == len(starts), (split, lengths)
-        self._splits[split].add(ids, lengths, starts)
+        assert sentences.sum() == len(lengths), (split, sentences)
+        self._splits[split].add(ids, lengths, sentences, starts)
 
     def finish(self) -> dict[str, Any]:
         """Complete the files and describe them: counts per split, size and SHA-256 per file."""

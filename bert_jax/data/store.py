@@ -29,7 +29,6 @@ one address per segment, not per token.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ import numpy as np
 
 from bert_jax.data.manifest import REMEDY, StoreTokenizer, check_manifest, file_entries, make_manifest
 from bert_jax.data.memory import map_files
-from bert_jax.data.shard import COUNTS, HEADER_BYTES, SPLITS, ShardWriter, array_dtype, array_size
+from bert_jax.data.shard import COUNTS, HEADER_BYTES, SPLITS, ShardWriter, array_dtype, array_size, hashes_of, is_eval
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors, make_directory, read_json, sha256, write_json
 
@@ -217,12 +216,6 @@ def partial_path(out: Path) -> Path:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def split_of(data: bytes, eval_fraction: float) -> str:
-    """Which split a document belongs to, by a hash of its text alone (UTF-8, sentences joined by line feeds)."""
-    drawn = int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
-    return "eval" if drawn < eval_fraction * 2.0**64 else "train"
-
-
 def write_store(
     path: str | Path,
     documents: Iterable[Sequence[str | np.ndarray]],
@@ -270,4 +263,5 @@ def _add_document(
         data = "\n".join(s if isinstance(s, str) else " ".join(map(str, s)) for s in document).encode()
         ids, starts = (np.concatenate(part) for part in zip(*sentences, strict=True))
         lengths = [len(sentence[0]) for sentence in sentences]
-        writer.add(split_of(data, eval_fraction), ids, lengths, starts)
+        split = SPLITS[int(is_eval(hashes_of([data]), eval_fraction)[0])]
+        writer.add(split, ids, lengths, starts)
