@@ -61,7 +61,7 @@ def mask_tokens(
     may be chosen, even none). `masked_lm_positions` (B, M) ascend; unused places are 0 with weight 0.
     """
     ids = jnp.asarray(examples["input_ids"], jnp.int32)
-    rows, length = ids.shape
+    length = ids.shape[1]
     row_predictions = min(row_predictions or predictions, length)
     tokens = _locate(examples, seed, epoch)
     real = jnp.asarray(examples["input_mask"]).astype(bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from bert_jax.config import Config
 from bert_jax.errors import BertJaxError
 from bert_jax.model.bert import Bert, abstract_parameters, init_parameters, make_model
 from bert_jax.train.masking import Vocabulary
+from bert_jax.train.optimizer import path_name
 from bert_jax.train.sharding import BATCH, REPLICATED, check_divisible, parameter_shardings, rows_per_split
 from bert_jax.train.state import Choice, State, init_state, resolve
 from bert_jax.train.step import Metrics, make_evaluate_step, make_train_step
@@ -87,7 +88,7 @@ class Program:
             rows = array.shape[0] * processes
             if rows % split:
                 raise BertJaxError(
-                    f"batch key {name!r} has {rows} rows: expected a multiple of mesh data × fsdp = {split}"
+                    f"batch key {name!r} has {rows} rows: not a multiple of mesh data × fsdp = {split}"
                 )
             array = array.astype(_NARROW.get(array.dtype, array.dtype), copy=False)
             return jax.make_array_from_process_local_data(sharding, array, (rows, *array.shape[1:]))
@@ -166,8 +167,6 @@ def abstract_state(model: Bert, shardings: State) -> State:
 
 def check_parameters(params: Tree, expected: Tree) -> None:
     """Compare paths and shapes. Errors: `BertJaxError` naming the first difference and how many there are."""
-    from bert_jax.train.optimizer import path_name
-
     def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
         return {path_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 

@@ -94,7 +94,7 @@ def check_divisible(config: Config, phase_index: int, mesh: jax.sharding.Mesh) -
     for name in ("num_attention_heads", "intermediate_size"):
         if getattr(model, name) % tensor:
             raise BertJaxError(
-                f"model.{name} is {getattr(model, name)}: expected a multiple of mesh.tensor {tensor}; change mesh.tensor"
+                f"model.{name} is {getattr(model, name)}: not a multiple of mesh.tensor {tensor}; change mesh.tensor"
             )
 
 

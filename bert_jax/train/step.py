@@ -17,6 +17,7 @@ from bert_jax.batch import EXAMPLES, MASKED, check
 from bert_jax.compat import threefry_2x32
 from bert_jax.config import Config
 from bert_jax.model.bert import Bert, apply
+from bert_jax.model.dropout import Dropout
 from bert_jax.train.losses import Sums, masked_lm_loss, next_sentence_loss, pretraining_sums
 from bert_jax.train.masking import Vocabulary, mask_tokens
 from bert_jax.train.optimizer import clip, make_update_rule
@@ -99,29 +100,34 @@ def joint_loss(sums: Sums, totals: _Totals) -> jax.Array:
 
 def make_gradients(
     model: Bert, config: Config, mesh: jax.sharding.Mesh
-) -> Callable[[Tree, Batch, Any], tuple[Tree, Sums]]:
-    """`gradients(params, masked_batch, dropout) -> (gradients of the joint loss, sums)`.
+) -> Callable[[Tree, Batch, jax.Array], tuple[Tree, Sums]]:
+    """`gradients(params, masked_batch, key) -> (gradients of the joint loss, sums)`.
 
     With accumulation the batch is cut into microbatches, one after the other, whose gradients are summed.
     """
     accumulation = config.train.accumulation
+    exact = config.train.dropout == "exact"  # its bits belong to the example; fast draws by place, anew each time
     next_sentence = config.train.objective != "mlm"
 
-    def loss(params: Tree, batch: Batch, totals: _Totals, dropout: Any) -> tuple[jax.Array, Sums]:
+    def loss(params: Tree, batch: Batch, totals: _Totals, key: jax.Array) -> tuple[jax.Array, Sums]:
+        dropout = Dropout(key, batch["example_ids"], config.train.dropout)
         sums = pretraining_sums(apply(model, params, batch, dropout), batch, next_sentence)
         return joint_loss(sums, totals), sums
 
-    def gradients(params: Tree, batch: Batch, dropout: Any) -> tuple[Tree, Sums]:
+    def gradients(params: Tree, batch: Batch, key: jax.Array) -> tuple[Tree, Sums]:
         totals = _Totals(jnp.sum(batch["masked_lm_weights"]), jnp.sum(batch["next_sentence_weights"]))
         part = jax.grad(loss, has_aux=True)
         if accumulation == 1:
-            return part(params, batch, totals, dropout)
+            return part(params, batch, totals, key)
 
-        def add(carry: tuple[Tree, Sums], microbatch: Batch) -> tuple[tuple[Tree, Sums], None]:
-            return jax.tree.map(jnp.add, carry, part(params, microbatch, totals, dropout)), None
+        def add(carry: tuple[Tree, Sums], indexed: tuple[jax.Array, Batch]) -> tuple[tuple[Tree, Sums], None]:
+            index, microbatch = indexed
+            own = key if exact else jnp.stack(threefry_2x32(key[0], key[1], index, 0))
+            return jax.tree.map(jnp.add, carry, part(params, microbatch, totals, own)), None
 
+        indexed = (jnp.arange(accumulation), microbatches(batch, accumulation, mesh))
         zeros = (jax.tree.map(jnp.zeros_like, params), Sums(*[jnp.zeros((), jnp.float32)] * len(Sums._fields)))
-        return jax.lax.scan(add, zeros, microbatches(batch, accumulation, mesh))[0]
+        return jax.lax.scan(add, zeros, indexed)[0]
 
     return gradients
 
