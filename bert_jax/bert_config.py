@@ -49,7 +49,6 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "is_decoder": (False, None),
     "add_cross_attention": (False, None),
 }
-_GOOGLE_ONLY_WHEN_CHANGED = ("layer_norm_eps", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,9 @@ class BertConfig:
                 f"each head takes hidden_size / num_attention_heads channels; change one of them"
             )
         if self.vocab_size is not None and self.pad_token_id >= self.vocab_size:
-            raise BertJaxError(f"pad_token_id {self.pad_token_id} is outside the vocabulary of {self.vocab_size} entries")
+            raise BertJaxError(
+                f"pad_token_id {self.pad_token_id} is outside the vocabulary of {self.vocab_size} entries"
+            )
 
     @property
     def head_size(self) -> int:
@@ -173,15 +174,19 @@ class BertConfig:
     def to_dict(self, dialect: Dialect | None = None) -> dict[str, Any]:
         """The fields as JSON-able values, `extra` beside them; with a `dialect`, as that program reads them.
 
-        Errors: `BertJaxError` when the dialect has no name for the activation.
+        Errors: `BertJaxError` when the dialect cannot say the activation, or Google's the LayerNorm epsilon.
         """
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "extra"}
         if dialect is not None:
             values["hidden_act"] = _exported_activation(self.hidden_act, dialect)
         if dialect == "google":
-            for name in _GOOGLE_ONLY_WHEN_CHANGED:
-                if values[name] == BertConfig.__dataclass_fields__[name].default:
-                    del values[name]
+            if values.pop("layer_norm_eps") != 1e-12:
+                raise BertJaxError(
+                    f"layer_norm_eps is {self.layer_norm_eps} and Google's code always takes 1e-12: "
+                    f"export in the Hugging Face layout instead"
+                )
+            if self.pad_token_id == 0:
+                del values["pad_token_id"]
         if dialect == "huggingface":
             values["model_type"] = "bert"
         extra = {name: value for name, value in self.extra.items() if name not in values}
@@ -213,7 +218,9 @@ def _check_float(name: str, value: Any) -> None:
 
 def _check_activation(name: Any) -> None:
     if name == "gelu":
-        raise BertJaxError("hidden_act 'gelu' is two functions: say gelu_tanh (Google's) or gelu_exact (Hugging Face's)")
+        raise BertJaxError(
+            "hidden_act 'gelu' is two functions: say gelu_tanh (Google's) or gelu_exact (Hugging Face's)"
+        )
     if name not in _ACTIVATIONS:
         hint = _did_you_mean(str(name), (*_ACTIVATIONS, *_ALIASES))
         raise BertJaxError(f"hidden_act is {name!r}: {hint}known are {', '.join(_ACTIVATIONS)}")

@@ -73,9 +73,7 @@ def key_words(key: Any) -> jax.Array:
     return words
 
 
-def make_mesh(
-    sizes: Sequence[int], names: Sequence[str], devices: Sequence[Any] | None = None
-) -> jax.sharding.Mesh:
+def make_mesh(sizes: Sequence[int], names: Sequence[str], devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
     """A device mesh whose axes are all `Auto` (jax's default became Explicit), in the order best for the hardware."""
     import jax
     from jax.sharding import AxisType

@@ -1,0 +1,113 @@
+"""Self-attention: one interface, several engines chosen by name.
+
+An engine computes softmax(q·k/√H + mask)·v for q, k, v (B, T, N, H) and a boolean mask (B, 1, T or 1, S), true where a
+query may look. What an engine cannot honour (dropout of the probabilities, handing them out, a device) it refuses by
+name; it never ignores it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.errors import BertJaxError
+from bert_jax.model.dropout import Draws, drop_probabilities
+
+# Finite, so that a row with nothing to look at stays finite too; far below any score, so that its share is exactly 0.
+MASKED = -1e30
+
+
+class Request(NamedTuple):
+    """One call: arrays, and what is asked beside the plain product."""
+
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+    mask: jax.Array
+    draws: Draws | None
+    rate: float
+    layer: jax.Array | int
+
+
+class Engine(NamedTuple):
+    """An engine and what it can honour."""
+
+    attend: Callable[[Request], tuple[jax.Array, jax.Array | None]]
+    dropout: bool
+    probabilities: bool
+    check: Callable[[Request], str | None] = lambda request: None
+
+
+def attention_mask(input_mask: jax.Array, sequence_ids: jax.Array | None) -> jax.Array:
+    """Who may look at whom: (B, 1, 1, S) at real tokens, or (B, 1, T, S) inside each packed sequence."""
+    if sequence_ids is None:
+        return input_mask[:, None, None, :].astype(bool)
+    return (sequence_ids[:, :, None] == sequence_ids[:, None, :])[:, None]
+
+
+def attend(name: str, request: Request, probabilities: bool = False) -> tuple[jax.Array, jax.Array | None]:
+    """Run engine `name` → (context (B, T, N, H), probabilities (B, N, T, S) when asked for, else None).
+
+    Errors: `BertJaxError` naming the engine and what it cannot honour.
+    """
+    dropped = request.draws is not None and request.rate > 0
+    name = choose(name, dropped, probabilities)
+    engine = ENGINES[name]
+    if dropped and not engine.dropout:
+        raise BertJaxError(
+            f"attention engine {name!r} cannot drop attention probabilities (attention_probs_dropout_prob "
+            f"{request.rate}): set that to 0, or choose 'einsum'"
+        )
+    if probabilities and not engine.probabilities:
+        raise BertJaxError(f"attention engine {name!r} does not hand out attention probabilities: choose 'einsum'")
+    if trouble := engine.check(request):
+        raise BertJaxError(f"attention engine {name!r} {trouble}")
+    context, shares = engine.attend(request)
+    return context, shares if probabilities else None
+
+
+def choose(name: str, dropped: bool, probabilities: bool) -> str:
+    """The engine that `name` stands for; 'auto' takes the reference wherever another could not do what is asked."""
+    if name == "auto":
+        return "einsum" if dropped or probabilities else AUTO
+    if name not in ENGINES:
+        raise BertJaxError(f"no attention engine {name!r}: known are auto, {', '.join(ENGINES)}")
+    return name
+
+
+def _einsum(request: Request) -> tuple[jax.Array, jax.Array | None]:
+    """The reference: scores and softmax in float32."""
+    scale = 1 / math.sqrt(request.query.shape[-1])
+    scores = jnp.einsum("BTNH,BSNH->BNTS", request.query * scale, request.key, preferred_element_type=jnp.float32)
+    shares = jax.nn.softmax(jnp.where(request.mask, scores, MASKED), axis=-1).astype(request.value.dtype)
+    dropped = drop_probabilities(request.draws, request.rate, request.layer, shares)
+    return jnp.einsum("BNTS,BSNH->BTNH", dropped, request.value), shares
+
+
+def _fused(implementation: str) -> Callable[[Request], tuple[jax.Array, jax.Array | None]]:
+    def attend(request: Request) -> tuple[jax.Array, jax.Array | None]:
+        query, key, value = request.query, request.key, request.value
+        mask = jnp.broadcast_to(request.mask, (query.shape[0], 1, query.shape[1], key.shape[1]))
+        return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=implementation), None
+
+    return attend
+
+
+def _check_cudnn(request: Request) -> str | None:
+    if jax.default_backend() != "gpu":
+        return f"needs an NVIDIA GPU, and this process runs on {jax.default_backend()}: choose 'auto'"
+    if request.query.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"computes in bfloat16 or float16, and the compute dtype is {request.query.dtype}: choose 'auto'"
+    return None
+
+
+ENGINES: dict[str, Engine] = {
+    "einsum": Engine(_einsum, dropout=True, probabilities=True),
+    "xla": Engine(_fused("xla"), dropout=False, probabilities=False),
+    "cudnn": Engine(_fused("cudnn"), dropout=False, probabilities=False, check=_check_cudnn),
+}
+AUTO = "einsum"  # when nothing but the product is asked for
