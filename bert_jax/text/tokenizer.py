@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from bert_jax.console import log
+from bert_jax.console import log, warn
 from bert_jax.errors import BertJaxError
 from bert_jax.text.interface import SPECIAL_PIECES, Tokenizer
+from bert_jax.text.sentence_piece import ALBERT_PIECES, SentencePieceTokenizer, read_model
 from bert_jax.text.tokenizer_files import (
+    CONFIG_FILE,
+    KIND_KEY,
     SENTENCE_PIECE_FILE,
     VOCABULARY_FILE,
     flag_of,
@@ -19,43 +22,113 @@ from bert_jax.text.tokenizer_files import (
     special_pieces_of,
 )
 from bert_jax.text.wordpiece_tokenizer import WordPieceTokenizer
+from bert_jax.text.words import WordsTokenizer
 
-__all__ = ["SPECIAL_PIECES", "Tokenizer", "WordPieceTokenizer", "load_tokenizer", "tokenize_lines"]
+__all__ = [
+    "SPECIAL_PIECES",
+    "SentencePieceTokenizer",
+    "Tokenizer",
+    "WordPieceTokenizer",
+    "WordsTokenizer",
+    "load_tokenizer",
+    "tokenize_lines",
+]
+
+
+# Classes of Hugging Face whose `vocab.txt` is read as BERT's is; another name gets a warning, not a refusal.
+_WORDPIECE_CLASSES = frozenset(
+    f"{name}Tokenizer{fast}"
+    for name in ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "LayoutLM", "Lxmert", "SqueezeBert")
+    for fast in ("", "Fast")
+)
 
 
 def load_tokenizer(directory: str | os.PathLike[str], cased: bool | None = None) -> Tokenizer:
     """The tokenizer of `directory`.
 
     Casing: `cased` when given, else `do_lower_case` of `tokenizer_config.json`, else the directory's name, else
-    whether more than 100 entries hold a capital letter (logged). Errors: `BertJaxError` for a directory that is
+    whether more than 100 entries hold a capital letter (logged); SentencePiece is uncased unless told. Errors: `BertJaxError` for a directory that is
     missing or holds no vocabulary, and whatever is wrong with that.
     """
     folder = Path(directory)
     if not folder.is_dir():
         raise BertJaxError(f"no tokenizer at {folder}: expected a directory with {VOCABULARY_FILE}")
     config = read_config(folder)
-    if (folder / VOCABULARY_FILE).is_file():
-        return _load_wordpiece(folder, config, cased)
-    raise BertJaxError(f"{folder} holds neither {VOCABULARY_FILE} nor {SENTENCE_PIECE_FILE}: it is no tokenizer")
+    words, model = folder / VOCABULARY_FILE, folder / SENTENCE_PIECE_FILE
+    if words.exists() and model.exists() and not _is_albert(config):
+        raise BertJaxError(f"{folder} holds {words.name} and {model.name}: remove the one that is not meant")
+    if model.exists() and (not words.exists() or _is_albert(config)):
+        return _load_sentence_piece(folder, config, cased)
+    if words.exists():
+        return (
+            _load_words(folder, config) if config.get(KIND_KEY) == "words" else _load_wordpiece(folder, config, cased)
+        )
+    raise BertJaxError(
+        f"{folder} is no tokenizer: it holds neither {VOCABULARY_FILE} nor {SENTENCE_PIECE_FILE}; "
+        "make one with bert-jax vocab"
+    )
+
+
+def _is_albert(config: dict[str, object]) -> bool:
+    return str(config.get("tokenizer_class")).startswith("Albert")
 
 
 def _load_wordpiece(folder: Path, config: dict[str, object], cased: bool | None) -> Tokenizer:
+    _check_class(folder, config)
     lines = read_vocabulary(folder / VOCABULARY_FILE)
-    lower = flag_of(config, "do_lower_case", folder)
-    if cased is None and lower is not None:
-        cased = not lower
-    if cased is None:
-        cased, reason = guess_cased(folder, lines)
-        log(f"{folder / VOCABULARY_FILE} is taken as {'cased' if cased else 'uncased'}: {reason}")
     chinese = flag_of(config, "tokenize_chinese_chars", folder)
     return WordPieceTokenizer(
         lines,
-        cased,
+        _cased(folder, config, cased, lines),
         strip_accents=flag_of(config, "strip_accents", folder),
         chinese=True if chinese is None else chinese,
         special_pieces=special_pieces_of(config),
         source=folder / VOCABULARY_FILE,
     )
+
+
+def _load_words(folder: Path, config: dict[str, object]) -> Tokenizer:
+    lines = read_vocabulary(folder / VOCABULARY_FILE)
+    return WordsTokenizer(lines, special_pieces_of(config), folder / VOCABULARY_FILE)
+
+
+def _load_sentence_piece(folder: Path, config: dict[str, object], cased: bool | None) -> Tokenizer:
+    path = folder / SENTENCE_PIECE_FILE
+    lower = flag_of(config, "do_lower_case", folder)
+    if cased is None:
+        # The published models hold capitals and are used in lower case: their pieces tell nothing.
+        cased = lower is False
+    return SentencePieceTokenizer(
+        read_model(path),
+        cased,
+        keep_accents=bool(flag_of(config, "keep_accents", folder)),
+        special_pieces=special_pieces_of(config, ALBERT_PIECES),
+        source=path,
+    )
+
+
+def _cased(folder: Path, config: dict[str, object], cased: bool | None, entries: Sequence[str]) -> bool:
+    """Casing of a directory by the rule of `load_tokenizer`."""
+    lower = flag_of(config, "do_lower_case", folder)
+    if cased is not None:
+        return cased
+    if lower is not None:
+        return not lower
+    cased, reason = guess_cased(folder, entries)
+    log(f"{folder} is taken as {'cased' if cased else 'uncased'}: {reason}")
+    return cased
+
+
+def _check_class(folder: Path, config: dict[str, object]) -> None:
+    """Refuse what splits words otherwise, warn of a class that is not known."""
+    name = str(config.get("tokenizer_class") or "BertTokenizer")
+    if name.startswith("BertJapanese") or config.get("do_basic_tokenize") is False:
+        raise BertJaxError(
+            f"{folder / CONFIG_FILE} asks for {name} with its own word splitting, which is not BERT's: "
+            "only plain WordPiece, ALBERT's SentencePiece and bert-jax's words are read"
+        )
+    if name not in _WORDPIECE_CLASSES:
+        warn(f"{folder / CONFIG_FILE} names {name}: its {VOCABULARY_FILE} is read as BERT's WordPiece")
 
 
 def tokenize_lines(tokenizer: Tokenizer, lines: Iterable[str], pieces: bool = False) -> Iterator[str]:
