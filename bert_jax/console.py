@@ -38,22 +38,23 @@ Advance = Callable[..., None]
 
 
 @contextlib.contextmanager
-def progress(description: str, total: float | None, unit: str = "") -> Iterator[Advance]:
+def progress(description: str, total: float | None, unit: str = "", done: int = 0) -> Iterator[Advance]:
     """A progress line on stderr, live in a terminal or a notebook, a plain line every ten seconds elsewhere.
 
     Yields `advance(completed, text="")`: `completed` counts from 0 to `total` in `unit`s, `text` stands behind the bar.
+    `done` of them were done before: they say nothing about the time left.
     """
     if not logger.isEnabledFor(logging.INFO):
         yield lambda completed, text="": None
     elif sys.stderr.isatty() or "ipykernel" in sys.modules:
-        with _rich_progress(description, total, unit) as advance:
+        with _rich_progress(description, total, unit, done) as advance:
             yield advance
     else:
-        yield _plain_progress(description, total, unit)
+        yield _plain_progress(description, total, unit, done)
 
 
 @contextlib.contextmanager
-def _rich_progress(description: str, total: float | None, unit: str) -> Iterator[Advance]:
+def _rich_progress(description: str, total: float | None, unit: str, done: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -71,7 +72,7 @@ def _rich_progress(description: str, total: float | None, unit: str) -> Iterator
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rich warns about notebooks without ipywidgets; plain text is fine there
         with Progress(*columns, console=console, transient=False) as bars:
-            task = bars.add_task(description, total=total, text="")
+            task = bars.add_task(description, total=total, completed=done, text="")
 
             def advance(completed: float, text: str = "") -> None:
                 bars.update(task, completed=completed, text=text)
@@ -79,7 +80,7 @@ def _rich_progress(description: str, total: float | None, unit: str) -> Iterator
             yield advance
 
 
-def _plain_progress(description: str, total: float | None, unit: str) -> Advance:
+def _plain_progress(description: str, total: float | None, unit: str, done: int) -> Advance:
     start = time.monotonic()
     last = [start - _PLAIN_INTERVAL_SECONDS]
 
@@ -90,8 +91,8 @@ def _plain_progress(description: str, total: float | None, unit: str) -> Advance
         last[0] = now
         whole = f"/{total:,.0f}" if total else ""
         left = ""
-        if total and completed:
-            left = f", {clock((now - start) * (total - completed) / completed)} left"
+        if total and completed > done:
+            left = f", {clock((now - start) * (total - completed) / (completed - done))} left"
         logger.info("%s %s%s %s%s %s", description, f"{completed:,.0f}", whole, unit, left, text)
 
     return advance

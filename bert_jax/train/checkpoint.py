@@ -1,0 +1,271 @@
+"""Checkpoints of a run: saved in the background, checked by our own digests when read, never silently wrong.
+
+Orbax writes and reads the arrays; it restores a flipped byte, or another dtype, without a word. So every step also
+carries `record/digests.json` (see digests.py). What is found on disk is one of three things:
+
+* another structure than the model's: the user's error, nothing is touched;
+* unreadable files or other digests, twice: damage; the step is renamed `<step>.damaged`, the one before it is tried;
+* any other failure (permission, memory, network): reported, nothing is touched.
+
+Inside `checkpoints/`, a step's directory has a bare number as its name once it is whole; everything else that Orbax
+or a killed deletion left behind is removed when the run is opened for writing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bert_jax import files
+from bert_jax.console import log, warn
+from bert_jax.errors import BertJaxError
+from bert_jax.train.digests import RECORD_FILE, RECORD_FOLDER, Damaged, Leaves, leaves_by_path, make_record, read_record
+from bert_jax.train.saved_steps import (
+    STATE_FOLDER,
+    best_step,
+    damaged_directories,
+    read_checked,
+    require_structure,
+    restore_params,
+    step_directories,
+    twice,
+)
+
+__all__ = ["Checkpoints", "Restored", "restore_params"]
+
+_LEFT_OVER = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleted)")
+
+
+class Restored(NamedTuple):
+    """What a checkpoint gave back."""
+
+    step: int
+    state: Any
+    counters: dict[str, Any]
+
+
+_GOOD, _IS_DAMAGED, _FAILED = 0, 1, 2
+
+
+def _worst(outcome: int) -> int:
+    """The worst outcome over all processes, so that all of them do the same next."""
+    if jax.process_count() == 1:
+        return outcome
+    from jax.experimental import multihost_utils
+
+    return int(np.max(multihost_utils.process_allgather(np.int32(outcome))))
+
+
+def _read_step(directory: Path, abstract: Leaves) -> tuple[Leaves, dict[str, Any]]:
+    """Leaves and counters of one step; all processes agree on what came of it.
+
+    Errors: `Damaged`; `BertJaxError` for another structure, or when the machine rather than the data failed.
+    """
+
+    def read() -> tuple[Leaves, dict[str, Any]]:
+        record = read_record(directory)
+        require_structure(directory, abstract, record)
+        return read_checked(directory, abstract, record), record["counters"]
+
+    failure: Exception | None = None
+    try:
+        result = twice(read)
+    except Exception as error:
+        failure = error
+    outcome = _GOOD if failure is None else _IS_DAMAGED if isinstance(failure, Damaged) else _FAILED
+    worst = _worst(outcome)
+    if worst == _GOOD:
+        return result
+    if isinstance(failure, BertJaxError) or (failure is not None and outcome == worst == _IS_DAMAGED):
+        raise failure
+    if worst == _IS_DAMAGED:
+        raise Damaged("another process could not read its part")
+    reason = f"{type(failure).__name__}: {failure}" if failure else "another process failed"
+    raise BertJaxError(f"cannot read checkpoint {directory}: {reason}; nothing was moved") from failure
+
+
+class Checkpoints:
+    """Saves and restores the state of one run under `directory`; a context manager that ends its background work.
+
+    `keep` newest steps stay, and every one whose number `keep_every` divides, and the one with the lowest score.
+    `failures` counts saves that did not reach the disk.
+    """
+
+    def __init__(self, directory: Path, keep: int = 3, keep_every: int | None = None):
+        self.directory = Path(directory).absolute()
+        self.keep, self.keep_every = keep, keep_every
+        self.failures = 0
+        self.last_failure: str | None = None
+        self._manager: Any = None
+        self._saving: int | None = None
+        self._scores: dict[int, float | None] = {}
+        with files.clear_errors("write", self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        self._remove_left_overs()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def steps(self) -> list[int]:
+        """The whole steps on disk, oldest first."""
+        return list(step_directories(self.directory))
+
+    # Reading
+
+    def restore(self, abstract_state: Any) -> Restored | None:
+        """The newest good step, born with the shardings of `abstract_state`; None when none was ever saved.
+
+        Errors: `BertJaxError` when the step does not fit the model, cannot be read, or when steps exist and all are
+        damaged.
+        """
+        abstract = leaves_by_path(abstract_state)
+        damaged: dict[Path, str] = {}
+        for step, directory in reversed(step_directories(self.directory).items()):
+            try:
+                leaves, counters = _read_step(directory, abstract)
+            except Damaged as damage:
+                damaged[directory] = str(damage)
+                continue
+            # Only now that a good step shows the reader itself to be sound is anything moved.
+            self._set_aside(damaged)
+            state = jax.tree.unflatten(jax.tree.structure(abstract_state), [leaves[path] for path in abstract])
+            return Restored(step, state, counters)
+        bad = [f"{directory.name} ({reason})" for directory, reason in damaged.items()]
+        bad += damaged_directories(self.directory)
+        if bad:
+            raise BertJaxError(
+                f"{self.directory} holds no good checkpoint, only damaged ones: {', '.join(bad)}; "
+                "put back a copy of one, or give another --run"
+            )
+        return None
+
+    def _set_aside(self, damaged: Mapping[Path, str]) -> None:
+        for directory, reason in damaged.items() if jax.process_index() == 0 else ():
+            target, count = directory.with_name(f"{directory.name}.damaged"), 1
+            while target.exists():
+                count += 1
+                target = directory.with_name(f"{directory.name}.damaged-{count}")
+            warn(f"checkpoint {directory} is damaged ({reason}): renamed to {target.name}, the one before it is used")
+            with files.clear_errors("rename", directory):
+                directory.rename(target)
+        if damaged:
+            _worst(_GOOD)  # nobody goes on before the renames
+
+    # Writing
+
+    def save(self, step: int, state: Any, counters: Mapping[str, Any], score: float | None = None) -> None:
+        """Save in the background; returns once the arrays may be changed.
+
+        A save that fails is logged and counted, and leaves the older steps as they are. `score`: lower is better.
+        """
+        import orbax.checkpoint as ocp
+
+        self._finish()
+        if step in self.steps():
+            return
+        leaves = leaves_by_path(state)
+        record = make_record(step, leaves, counters, files.finite(score))
+        try:
+            self._open_manager().save(
+                step,
+                args=ocp.args.Composite(
+                    **{STATE_FOLDER: ocp.args.PyTreeSave(leaves), RECORD_FOLDER: ocp.args.JsonSave(record)}
+                ),
+                force=True,
+            )
+        except Exception as error:
+            self._failed(step, error)
+        else:
+            self._saving, self._scores[step] = step, score
+
+    def wait(self) -> None:
+        """Until the last save is on disk. Errors: `BertJaxError` when it failed."""
+        self._finish()
+        if self.last_failure:
+            raise BertJaxError(f"{self.last_failure}; the checkpoints before it are intact")
+
+    def close(self) -> None:
+        """Finish the background work; a failure is logged, not raised."""
+        self._finish()
+        self._close_manager()
+
+    def _open_manager(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        if self._manager is None:
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(enable_async_checkpointing=True, save_interval_steps=1),
+                item_handlers={
+                    STATE_FOLDER: ocp.PyTreeCheckpointHandler(),
+                    RECORD_FOLDER: ocp.JsonCheckpointHandler(filename=RECORD_FILE),
+                },
+            )
+        return self._manager
+
+    def _close_manager(self) -> None:
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            with contextlib.suppress(Exception):  # its background error was reported by _finish
+                manager.close()
+
+    def _finish(self) -> None:
+        """Wait for the save in progress, then drop what need not be kept."""
+        step, self._saving = self._saving, None
+        if step is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._failed(step, error)
+            return
+        self.last_failure = None
+        log(f"saved checkpoint {step}")
+        self._drop_old()
+
+    def _failed(self, step: int, error: Exception) -> None:
+        self.failures += 1
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        self.last_failure = f"cannot save checkpoint {step} under {self.directory}: {reason}"
+        warn(f"{self.last_failure}; training goes on, the older checkpoints are intact")
+        self._close_manager()  # it does not recover from a failed commit
+        self._remove_left_overs()
+
+    def _drop_old(self) -> None:
+        if jax.process_index() != 0:
+            return
+        directories = step_directories(self.directory)
+        steps = list(directories)
+        kept = set(steps[-self.keep :] if self.keep else steps)
+        if self.keep_every:
+            kept |= {step for step in steps if step % self.keep_every == 0}
+        best = best_step(directories, self._scores)
+        for step in steps:
+            if step not in kept and step != best:
+                _delete(directories[step])
+
+    def _remove_left_overs(self) -> None:
+        if jax.process_index() == 0:
+            for path in self.directory.iterdir():
+                if _LEFT_OVER.fullmatch(path.name):
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _delete(directory: Path) -> None:
+    """Rename first: a deletion that is killed half-way leaves nothing that looks like a checkpoint."""
+    doomed = directory.with_name(f"{directory.name}.deleted")
+    try:
+        directory.rename(doomed)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        warn(f"cannot delete the old checkpoint {directory}: {error.strerror}")

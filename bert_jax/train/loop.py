@@ -1,0 +1,302 @@
+"""The training loop: restore, step, log, evaluate, save, stop; read it from top to bottom.
+
+Step s (counted from 0 over all phases) trains on batch s of its phase; what is named `step` in files is the number of
+updates done, so checkpoint 300 is the state before step 300. The loop never builds feeds: it is handed `feed` and
+calls it after restoring and when a phase begins.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax import files
+from bert_jax.config import Config
+from bert_jax.console import log, progress, warn
+from bert_jax.errors import BertJaxError, StoppedBySignal
+from bert_jax.train.chance import chance_text, first_loss_warning, patience_steps, stuck_warning
+from bert_jax.train.checkpoint import Checkpoints
+from bert_jax.train.digests import leaves_by_path
+from bert_jax.train.evaluation import Evaluation, opened
+from bert_jax.train.metrics import Counters, Meter, MetricsWriter, read_metrics
+from bert_jax.train.run import Run
+from bert_jax.train.signals import stop_requests
+from bert_jax.train.tracing import steps_to_trace, trace
+
+Feed = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
+OnMetrics = Callable[[dict[str, Any]], None]
+OWN_EVALUATION = ("", "eval")
+"""Names of the evaluation on the run's own held-out part: its keys carry no name, its loss decides `best`."""
+
+
+class Span(NamedTuple):
+    """The steps [begin, end) of one phase."""
+
+    phase: int
+    begin: int
+    end: int
+
+
+def phase_spans(config: Config) -> list[Span]:
+    """Where each phase begins and ends."""
+    spans, begin = [], 0
+    for index, phase in enumerate(config.phases):
+        spans.append(Span(index, begin, begin + phase.steps))
+        begin += phase.steps
+    return spans
+
+
+def phase_at(config: Config, step: int) -> int:
+    """The phase that step `step` belongs to (the last one at the end of the run)."""
+    return next((span.phase for span in phase_spans(config) if step < span.end), len(config.phases) - 1)
+
+
+def evaluation_interval(config: Config) -> int:
+    """Steps between evaluations: as configured, or a tenth of the run."""
+    return config.evaluate.every or max(1, config.total_steps // 10)
+
+
+def train(
+    config: Config,
+    run: Run,
+    program_for_phase: Callable[[int], Any],
+    feed: Feed,
+    evaluations: Mapping[str, Evaluation] | None = None,
+    *,
+    on_metrics: OnMetrics | None = None,
+    init_params: Any = None,
+    chance: Mapping[str, float | None] | None = None,
+    flops: Callable[[Mapping[str, float]], float] | None = None,
+    peak_flops: float | None = None,
+    raise_on_signal: bool = False,
+) -> dict[str, Any]:
+    """Train `run` to the end of its configuration, from its newest good checkpoint or from the beginning.
+
+    * `program_for_phase(i)`: the compiled steps of phase i (`train.step.Program`), asked for when needed.
+    * `feed(step)`: host batches from global step `step` to the end of its phase.
+    * `evaluations`: by name, '' for the run's own held-out part; each `(program, params) -> dict`.
+    * `on_metrics`: called with every line of `metrics.jsonl`, on the first process.
+    * `init_params`: start from these, when there is no checkpoint yet.
+    * `chance`: what chance scores on this store (see chance.py).
+    * `flops(sums)`: training FLOPs of the sums `sequences real_tokens real_tokens_squared tokens mlm_count`;
+      `peak_flops`: per second, of all devices. Without either `mfu` is null.
+    * `raise_on_signal`: raise `StoppedBySignal` after saving, instead of returning.
+
+    Returns `step total_steps stopped`, the last metrics and the last evaluation. Errors: `BertJaxError` for a run
+    that cannot be restored, a feed that ends early, too many non-finite updates in a row, or a last save that failed.
+    """
+    total, chance, evaluations = config.total_steps, dict(chance or {}), dict(evaluations or {})
+    programs = functools.cache(program_for_phase)
+    traced = steps_to_trace(config.log.profile)
+    first_process = jax.process_index() == 0
+
+    with ExitStack() as stack:
+        if first_process:
+            stack.enter_context(run.lock())
+        stop = stack.enter_context(stop_requests())
+        keeper = Checkpoints(run.checkpoints, config.checkpoint.keep, config.checkpoint.keep_every)
+        checkpoints = stack.enter_context(keeper)
+
+        # Where the run stands: the newest good checkpoint, or the beginning.
+        program = programs(phase_at(config, max(checkpoints.steps(), default=0)))
+        restored = checkpoints.restore(program.abstract_state())
+        if restored is not None:
+            step, state, counters = restored.step, restored.state, Counters.from_dict(restored.counters)
+        else:
+            step, state, counters = 0, program.init_state(init_params), Counters()
+        start, failures_before = step, counters.save_failures
+        _announce(run, config, step, init_params is not None, chance)
+
+        # From here on every number goes through the meter (device to host, once per interval) and the writer.
+        meter = Meter(counters, flops, peak_flops)
+        tensorboard = run.tensorboard if config.log.tensorboard else None
+        writer = stack.enter_context(closing(MetricsWriter(run.metrics, tensorboard, step)))
+        advance = stack.enter_context(progress("training", total, "steps", done=step) if first_process else _silence())
+        at_step = stack.enter_context(trace(run.profile, traced))
+
+        def report(line: dict[str, Any]) -> None:
+            writer.write(line)
+            if on_metrics is not None and first_process:
+                on_metrics(line)
+
+        text, stopping = "", step < total and stop.reached(step)
+        work = stack.enter_context(closing(_work(config, programs, feed, step)))
+        for program, batch, fresh in work if not stopping else ():
+            # One step: dispatched, not waited for. The first of a phase compiles, so it counts in no speed.
+            at_step(step - start)
+            with meter.stopped_clock() if fresh else nullcontext():
+                state, metrics = program.train_step(state, program.place(batch))
+                if fresh:
+                    jax.block_until_ready(metrics)
+            meter.add(step, metrics, timed=not fresh)
+            step += 1
+            last, stopping = step == total, stop.reached(step)
+
+            # A line of metrics; at the same time the checks that need numbers on the host.
+            if step % config.log.every == 0 or step == 1 or last:
+                counters.save_failures = failures_before + checkpoints.failures
+                line = meter.line(step)
+                report(line)
+                _stop_if_nonfinite(meter, config, run, checkpoints, state)
+                _warn_if_no_better_than_chance(line, config, counters, chance, init_params is not None)
+                text = _progress_text(line)
+            advance(step, text)
+
+            # Evaluation on held-out examples.
+            score = None
+            if evaluations and (step % evaluation_interval(config) == 0 or last):
+                with meter.stopped_clock():
+                    line, score = _evaluate(evaluations, program, state.params, step)
+                report(line)
+                log(_evaluation_text(line))
+
+            # A checkpoint, written in the background.
+            if step % config.checkpoint.every == 0 or last or stopping:
+                with meter.stopped_clock():
+                    checkpoints.save(step, state, counters.to_dict(), score)
+            if stopping:
+                break
+
+        # The end, or a stop: nothing is claimed before it is on disk.
+        meter.fetch()
+        if stopping and step < total:
+            log(f"{stop.signal}: stopping at step {step} of {total}, saving")
+        checkpoints.wait()
+        if first_process and start < total:
+            run.record("stopped" if step < total else "finished", step=step)
+        log(f"{'stopped' if step < total else 'finished'} at step {step} of {total}: {run.path}")
+    if step < total and raise_on_signal:
+        raise StoppedBySignal(step)
+    return _summary(run, step, total, counters)
+
+
+# --- what is said at the beginning and the end -----------------------------------------------------------------------
+
+
+def _announce(run: Run, config: Config, step: int, initialized: bool, chance: Mapping[str, float | None]) -> None:
+    total = config.total_steps
+    if jax.process_index() == 0:
+        run.record("started", step=step)
+    if step >= total:
+        log(f"{run.path} stands at step {step} of {total}: nothing is left to train")
+        return
+    log(f"{'resuming' if step else 'training'} {run.path} from step {step} of {total}")
+    if chance and not initialized:
+        log(chance_text(chance, config.model.known_vocab_size, config.train.objective))
+
+
+def _progress_text(line: Mapping[str, Any]) -> str:
+    parts = [
+        f"{name} {line[key]:.{digits}f}"
+        for name, key, digits in (("loss", "loss", 3), ("mlm", "mlm_accuracy", 3), ("nsp", "nsp_accuracy", 3))
+        if line.get(key) is not None
+    ]
+    if line.get("sequences_per_second") is not None:
+        parts.append(f"{line['sequences_per_second']:,.1f} sequences/s")
+    return "  ".join(parts)
+
+
+def _evaluation_text(line: Mapping[str, Any]) -> str:
+    shown = {key: value for key, value in line.items() if key.startswith("eval_") and isinstance(value, float)}
+    return f"step {line['step']}: " + ", ".join(f"{key} {value:.4f}" for key, value in shown.items())
+
+
+def _summary(run: Run, step: int, total: int, counters: Counters) -> dict[str, Any]:
+    """The last line of each kind, without their own step and time."""
+    merged: dict[str, Any] = {}
+    for line in read_metrics(run.metrics):
+        merged |= {key: value for key, value in line.items() if key not in ("step", "time")}
+    seconds = round(counters.elapsed_seconds, 3)
+    return {"step": step, "total_steps": total, "stopped": step < total, **merged, "elapsed_seconds": seconds}
+
+
+# --- inside the loop -------------------------------------------------------------------------------------------------
+
+
+class _Work(NamedTuple):
+    """One step to do; `fresh` for the first one of its phase in this process."""
+
+    program: Any
+    batch: Mapping[str, np.ndarray]
+    fresh: bool
+
+
+def _work(config: Config, programs: Callable[[int], Any], feed: Feed, step: int) -> Generator[_Work, None, None]:
+    """All steps from `step` to the end: each phase has its own program and feed, asked for when it begins."""
+    for span in phase_spans(config):
+        if step >= span.end:
+            continue
+        program = programs(span.phase)
+        with opened(feed(step)) as batches:
+            for index in range(step, span.end):
+                batch = next(batches, None)
+                if batch is None:
+                    raise BertJaxError(f"the feed ended before step {index}: it must reach step {span.end}")
+                yield _Work(program, batch, index == step)
+        step = span.end
+
+
+def _evaluate(
+    evaluations: Mapping[str, Evaluation], program: Any, params: Any, step: int
+) -> tuple[dict[str, Any], float | None]:
+    line: dict[str, Any] = {"step": step, "time": time.time()}
+    score = None
+    for name, evaluation in evaluations.items():
+        found = evaluation(program, params)
+        own = name in OWN_EVALUATION
+        line |= {f"eval_{key}" if own else f"eval_{name}_{key}": value for key, value in found.items()}
+        if own:
+            score = found.get("mlm_loss")
+    return files.finite(line), score
+
+
+def _warn_if_no_better_than_chance(
+    line: Mapping[str, Any], config: Config, counters: Counters, chance: Mapping[str, float | None], initialized: bool
+) -> None:
+    step, model, objective = line["step"], config.model, config.train.objective
+    if step == 1 and not initialized:
+        text = first_loss_warning(line["loss"], model.known_vocab_size, objective)
+        if text:
+            warn(text)
+    if not counters.warned_chance and step >= patience_steps(config.optimizer.warmup, config.total_steps):
+        counters.warned_chance = True  # looked at once, whatever came out
+        text = stuck_warning(line["mlm_loss"], chance, step)
+        if text:
+            warn(text)
+
+
+def _stop_if_nonfinite(meter: Meter, config: Config, run: Run, checkpoints: Checkpoints, state: Any) -> None:
+    row = meter.take_longest_row()
+    if row is None:
+        return
+    steps = f"step {row.last}" if row.first == row.last else f"steps {row.first} to {row.last}"
+    if row.length < config.train.nonfinite_limit:
+        warn(f"the update of {steps} was not finite and was skipped")
+        return
+    saved = checkpoints.steps()
+    newest = f"newest good checkpoint: {run.path}@{saved[-1]}" if saved else "no checkpoint was saved yet"
+    raise BertJaxError(
+        f"{row.length} update(s) in a row were not finite ({steps}) and were skipped; largest tensors: "
+        f"{_largest(state.params)}; {newest}; a resume would meet the same: lower optimizer.learning_rate or "
+        "optimizer.clip_norm with --change, or raise train.nonfinite_limit"
+    )
+
+
+def _largest(params: Any, count: int = 3) -> str:
+    leaves = leaves_by_path(params)
+    sizes = jax.device_get(jax.jit(lambda tree: [jnp.max(jnp.abs(leaf)) for leaf in tree])(list(leaves.values())))
+    ranked = sorted(zip(map(float, sizes), leaves, strict=True), key=lambda pair: (not math.isnan(pair[0]), -pair[0]))
+    return ", ".join(f"{path} {size:.3g}" for size, path in ranked[:count])
+
+
+@contextmanager
+def _silence() -> Iterator[Callable[..., None]]:
+    yield lambda completed, text="": None

@@ -1,0 +1,229 @@
+"""A run directory: what is being trained, from what, and everything that came of it.
+
+```
+run.json        the resolved configuration, fingerprints, resolved numerics, versions, a format number
+tokenizer/      the tokenizer directory (works with Hugging Face too)
+checkpoints/    one directory per saved step
+metrics.jsonl   one line per log interval and per evaluation
+history.jsonl   one line per start and per change of configuration
+tensorboard/    the same metrics as event files
+```
+
+No path inside is absolute: a run may be moved. What may differ when it is started again depends on the field's kind
+(see config.py); `reconcile` holds those rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bert_jax import files
+from bert_jax.config import Config
+from bert_jax.config_files import from_dict, to_dict
+from bert_jax.errors import BertJaxError
+
+RUN_FORMAT = 1
+RUN_FILE = "run.json"
+_PACKAGES = ("bert-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclass
+class Run:
+    """One run directory, opened. `fingerprints` name the tokenizer and the stores; `numerics` what was resolved."""
+
+    path: Path
+    config: Config
+    fingerprints: dict[str, str]
+    numerics: dict[str, Any]
+    initialized_from: str | None = None
+    calibrated_minutes: float | None = None
+    created: str = ""
+    _locked: bool = field(default=False, repr=False)
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer directory."""
+        return self.path / "tokenizer"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Holds one directory per saved step."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per log interval and per evaluation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def history(self) -> Path:
+        """One JSON line per start and per change."""
+        return self.path / "history.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """jax traces."""
+        return self.path / "profile"
+
+    @property
+    def newest_step(self) -> int:
+        """The newest saved step, 0 when there is none."""
+        steps = [int(path.name) for path in self.checkpoints.glob("*") if path.name.isdecimal()]
+        return max(steps, default=0)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only writer; may be held again by the same `Run` object. A process that dies lets go.
+
+        Errors: `BertJaxError` when another writer holds it.
+        """
+        if self._locked:
+            yield
+            return
+        with files.lock(self.path / ".lock", wait=False):
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
+
+    def write(self) -> None:
+        """Write `run.json`, atomically."""
+        files.write_json(
+            self.path / RUN_FILE,
+            {
+                "format": RUN_FORMAT,
+                "created": self.created,
+                "config": to_dict(self.config),
+                "fingerprints": self.fingerprints,
+                "numerics": self.numerics,
+                "versions": versions(),
+                "initialized_from": self.initialized_from,
+                "calibrated_minutes": self.calibrated_minutes,
+            },
+        )
+
+    def record(self, event: str, **details: Any) -> None:
+        """Add one line to `history.jsonl`."""
+        line = files.to_json({"time": now(), "event": event, **details})
+        with files.clear_errors("write", self.history), open(self.history, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def fix_steps(self, steps: int) -> None:
+        """Write the number of steps a calibration chose for `train.minutes`; an ordinary `train.steps` from then on."""
+        self.calibrated_minutes = self.config.train.minutes
+        self.config = with_steps(self.config, steps)
+        self.write()
+        self.record("calibrated", minutes=self.calibrated_minutes, steps=steps)
+
+
+def now() -> str:
+    """The time, ISO 8601, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide numbers."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def numerics_of(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the bits: the resolved settings (compute dtype, attention engine, …) and the versions of jax."""
+    found = versions()
+    return {**resolved, **{name: found[name] for name in ("jax", "jaxlib") if name in found}}
+
+
+def with_steps(config: Config, steps: int) -> Config:
+    """`config` with `train.steps` instead of `train.minutes`."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=steps, minutes=None))
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether `path` is a run directory."""
+    return (Path(path) / RUN_FILE).is_file()
+
+
+def create_run(
+    path: str | Path,
+    config: Config,
+    tokenizer: Any,
+    fingerprints: Mapping[str, str],
+    numerics: Mapping[str, Any],
+    initialized_from: str | None = None,
+) -> Run:
+    """Make a run directory; `run.json` is written last, so that what has one is whole.
+
+    `config` is resolved (vocabulary size known); `tokenizer` has `.save(directory)` and `.fingerprint`.
+    Errors: `BertJaxError` when there is a run already, or a tokenizer or checkpoints that no run made.
+    """
+    run = Run(Path(path), config, dict(fingerprints), numerics_of(numerics), initialized_from, created=now())
+    if is_run(path):
+        raise BertJaxError(f"{path} holds a run already: continue it, or give another --run")
+    if run.newest_step:
+        raise BertJaxError(f"{run.checkpoints} holds checkpoints but {path} no {RUN_FILE}: give another --run")
+    with files.clear_errors("write", run.path):
+        run.path.mkdir(parents=True, exist_ok=True)
+    with run.lock():
+        _place_tokenizer(run.tokenizer, tokenizer)
+        run.write()
+        run.record("created", initialized_from=initialized_from, versions=versions())
+    return run
+
+
+def _place_tokenizer(directory: Path, tokenizer: Any) -> None:
+    """Save the tokenizer; one that is there already, from a start that was killed, must be the same."""
+    if directory.is_dir() and any(directory.iterdir()):
+        from bert_jax.text.tokenizer import load_tokenizer
+
+        there = load_tokenizer(directory).fingerprint
+        if there != tokenizer.fingerprint:
+            raise BertJaxError(
+                f"{directory} is another tokenizer ({there[:12]}, not {tokenizer.fingerprint[:12]}): give another --run"
+            )
+        return
+    files.make_directory(directory, tokenizer.save)
+
+
+def open_run(path: str | Path) -> Run:
+    """Read a run directory. Errors: `BertJaxError` when `path` is none, is broken, or has a format of the future."""
+    folder = Path(path)
+    if not is_run(folder):
+        reason = "holds no run.json" if folder.is_dir() else "does not exist"
+        raise BertJaxError(f"{path} is no run directory: it {reason}; give the directory named by --run")
+    values = files.read_json(folder / RUN_FILE)
+    try:
+        if values["format"] > RUN_FORMAT:
+            raise BertJaxError(
+                f"{folder / RUN_FILE} has format {values['format']}, this version reads {RUN_FORMAT}: "
+                "install a newer bert_jax"
+            )
+        return Run(
+            path=folder,
+            config=from_dict(values["config"]),
+            fingerprints=dict(values["fingerprints"]),
+            numerics=dict(values["numerics"]),
+            initialized_from=values["initialized_from"],
+            calibrated_minutes=values["calibrated_minutes"],
+            created=values["created"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BertJaxError(
+            f"{folder / RUN_FILE} is not as it was written ({error!r}): restore it from a copy"
+        ) from error

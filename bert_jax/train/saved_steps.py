@@ -1,0 +1,179 @@
+"""The saved steps of a run as they lie on disk: listed, compared with the model, read and checked; never moved."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax import files
+from bert_jax.console import warn
+from bert_jax.errors import BertJaxError
+from bert_jax.train.digests import Damaged, Leaves, damage_if_unreadable, digests_of, read_record, structure_of
+
+STATE_FOLDER = "state"
+_STEP = re.compile(r"\d+")
+_DAMAGED = re.compile(r"\d+\.damaged.*")
+
+_Tree = TypeVar("_Tree")
+
+
+def _read_leaves(directory: Path, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Read the named leaves into arrays of the given shardings; the others of the step are not read."""
+    import orbax.checkpoint as ocp
+
+    wanted = dict(abstract)
+    arguments = ocp.args.PyTreeRestore(
+        item=wanted,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+        partial_restore=True,
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        return dict(reader.restore((directory / STATE_FOLDER).absolute(), args=arguments))
+
+
+@contextlib.contextmanager
+def _one_error_only() -> Iterator[None]:
+    """Of a failing read the first error is raised; those of the other arrays, which Orbax had begun to read, would be
+    printed from background threads and by the garbage collector: they are dropped."""
+    asyncio_log = logging.getLogger("asyncio")
+    hooks, disabled = (sys.excepthook, sys.unraisablehook), asyncio_log.disabled
+    sys.excepthook, sys.unraisablehook = (lambda *error: None), (lambda error: None)
+    asyncio_log.disabled = True
+    try:
+        yield
+    except Exception:
+        time.sleep(0.2)
+        gc.collect()
+        raise
+    finally:
+        sys.excepthook, sys.unraisablehook = hooks
+        asyncio_log.disabled = disabled
+
+
+def read_checked(directory: Path, abstract: Mapping[str, jax.ShapeDtypeStruct], record: Mapping[str, Any]) -> Leaves:
+    """Read leaves and compare their digests. Errors: `Damaged`."""
+    with damage_if_unreadable(), _one_error_only():
+        leaves = _read_leaves(directory, abstract)
+    for path in abstract:
+        if not isinstance(leaves.get(path), jax.Array | np.ndarray):
+            raise Damaged(f"{path} is not in it")  # Orbax leaves out what its altered metadata no longer names
+    for path, found in digests_of(leaves).items():
+        written = record["leaves"][path]["digest"]
+        if found != written:
+            raise Damaged(f"the bits of {path} have digest {found}, not {written} as written")
+    return leaves
+
+
+def require_structure(directory: Path, abstract: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """The user's error when the step holds other leaves than the model of this run."""
+    written = {path: (tuple(leaf["shape"]), leaf["dtype"]) for path, leaf in record["leaves"].items()}
+    expected = structure_of(abstract)
+    for path in [*expected, *written]:
+        there, here = written.get(path), expected.get(path)
+        if there == here:
+            continue
+        came = f"{there[0]} {there[1]}" if there else "absent"
+        want = f"{here[0]} {here[1]}" if here else "absent"
+        raise BertJaxError(
+            f"checkpoint {directory} does not fit this configuration: {path} is {came} there and {want} here; "
+            "continue with the configuration the run was made with, or give another --run"
+        )
+
+
+def twice(read: Callable[[], _Tree]) -> _Tree:
+    """Read; only what is damaged in a second reading too is damage."""
+    try:
+        return read()
+    except Damaged:
+        return read()
+
+
+def step_directories(directory: Path) -> dict[int, Path]:
+    """The whole steps under `checkpoints/`, oldest first."""
+    with files.clear_errors("read", directory):
+        found = [path for path in directory.iterdir() if path.is_dir()] if directory.is_dir() else []
+    return {
+        int(path.name): path for path in sorted(found, key=lambda p: p.name.zfill(20)) if _STEP.fullmatch(path.name)
+    }
+
+
+def damaged_directories(directory: Path) -> list[str]:
+    """Names of the steps that were set aside."""
+    return (
+        sorted(path.name for path in directory.iterdir() if _DAMAGED.fullmatch(path.name)) if directory.is_dir() else []
+    )
+
+
+def best_step(directories: Mapping[int, Path], known: dict[int, float | None] | None = None) -> int | None:
+    """The step whose evaluation scored lowest, None when no step was evaluated; `known` remembers what was read."""
+    scores = {} if known is None else known
+    for step, directory in directories.items():
+        if step not in scores:
+            try:
+                scores[step] = read_record(directory)["score"]
+            except (Damaged, OSError):
+                scores[step] = None
+    evaluated = {step: score for step in directories if (score := scores[step]) is not None}
+    return min(evaluated, key=lambda step: (evaluated[step], step)) if evaluated else None
+
+
+def restore_params(run_directory: str | Path, step: int | str | None = None) -> tuple[dict[str, Any], int]:
+    """The parameters of a run, without its optimizer, on the default device: (nested dict of arrays, step).
+
+    `step`: a number, 'best' (lowest held-out masked LM loss) or None (the newest good one). Nothing is written or
+    moved. Errors: `BertJaxError` naming the run and the steps it has.
+    """
+    folder = Path(run_directory) / "checkpoints"
+    directories = step_directories(folder)
+    if not directories:
+        raise BertJaxError(f"{run_directory} has no checkpoint yet: train it first (bert-jax pretrain … --run)")
+    for wanted in _wanted(run_directory, directories, step):
+        try:
+            return twice(lambda wanted=wanted: _read_params(directories[wanted])), wanted  # type: ignore[misc]
+        except Damaged as damage:
+            warn(f"checkpoint {directories[wanted]} is damaged ({damage})")
+    raise BertJaxError(f"{run_directory} has no good checkpoint to read: {', '.join(map(str, directories))} damaged")
+
+
+def _wanted(run: str | Path, directories: Mapping[int, Path], step: int | str | None) -> list[int]:
+    if step is None:
+        return sorted(directories, reverse=True)
+    if step == "best":
+        best = best_step(directories)
+        if best is None:
+            raise BertJaxError(
+                f"no checkpoint of {run} was evaluated when it was saved: give {run}@STEP instead of @best"
+            )
+        return [best]
+    if int(step) not in directories:
+        raise BertJaxError(f"{run} has no checkpoint {step}: it has {', '.join(map(str, directories))}")
+    return [int(step)]
+
+
+def _read_params(directory: Path) -> dict[str, Any]:
+    record = read_record(directory)
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = {
+        path: jax.ShapeDtypeStruct(tuple(leaf["shape"]), jnp.dtype(leaf["dtype"]), sharding=sharding)
+        for path, leaf in record["leaves"].items()
+        if path.startswith("params/")
+    }
+    params: dict[str, Any] = {}
+    for path, leaf in read_checked(directory, abstract, record).items():
+        *folders, name = path.split("/")[1:]
+        place = params
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[name] = leaf
+    return params
