@@ -90,7 +90,9 @@ def check_manifest(path: Path, manifest: Any) -> None:
     try:
         for record in manifest["shards"]:
             _check_shard(path, record, int(manifest["tokenizer"]["vocab_size"]))
-        names = [*file_entries(manifest), *(record["name"] for record in manifest["shards"])]
+        names = [*manifest["tokenizer"]["files"]]
+        for record in manifest["shards"]:
+            names += [record["name"], *record["files"]]
         for name in names:
             if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise BertJaxError(f"{path} names the file {name!r}: expected names inside the store")

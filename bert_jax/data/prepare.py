@@ -8,6 +8,7 @@ directory is renamed into place, so whatever lies at the given path is whole.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -117,16 +118,17 @@ def _as_list(sources: Sequence[SourceSpec] | SourceSpec) -> list[SourceSpec]:
 def _group(units: list[Unit]) -> Shards:
     """Units as shards, in order: neighbours together while they are small, so that neither many small files make as
     many shards, nor a small corpus one."""
-    total = sum(unit.size for unit in units)
+    sizes = [max(unit.size, 1) for unit in units]  # what lies on remote storage may have no size
+    total = sum(sizes)
     wanted = max(min(total // _FEW_SHARDS, _SHARD_BYTES), total // _MANY_SHARDS)
     groups: list[list[Unit]] = []
     room = 0
-    for unit in units:
-        if not groups or unit.size > room:
+    for unit, size in zip(units, sizes, strict=True):
+        if not groups or size > room:
             groups.append([])
             room = wanted
         groups[-1].append(unit)
-        room -= unit.size
+        room -= size
     return [(f"{index:05d}", group) for index, group in enumerate(groups)]
 
 
@@ -212,9 +214,10 @@ def _map(job: Job, description: str, function: Any, shards: Shards, workers: int
     tasks = sorted(shards, key=lambda item: (-sizes[item[0]], item[0]))
     done = 0.0
     with progress(description, sum(sizes.values()) / 1e6, "MB") as advance:
-        for index, _ in map_unordered(initialise, (job,), function, tasks, workers):
-            done += sizes[tasks[index][0]] / 1e6
-            advance(done, f"{index + 1}/{len(tasks)} shards")
+        with contextlib.closing(map_unordered(initialise, (job,), function, tasks, workers)) as finished:
+            for count, (index, _) in enumerate(finished, start=1):
+                done += sizes[tasks[index][0]] / 1e6
+                advance(done, f"{count}/{len(tasks)} shards")
 
 
 def _finish(job: Job, plan: dict[str, Any], tokenizer: Tokenizer, names: list[str], lengths: Sequence[int]) -> None:
@@ -254,7 +257,7 @@ def _word_starts(tokenizer: Tokenizer, statistics: Statistics, segmenter: str | 
 
 
 def _is_unspaced(piece: str) -> bool:
-    return bool(piece) and all(
+    return piece[:1] >= "\u3040" and all(
         "\u3400" <= character <= "\u9fff"
         or "\u3040" <= character <= "\u30ff"
         or "\uf900" <= character <= "\ufaff"

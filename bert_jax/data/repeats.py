@@ -29,10 +29,10 @@ def mark_repeated(hashes: Sequence[Path], marks: Sequence[Path], part_lines: int
     for part in range(1 << bits):
         places = [_places(lines, part, bits) for lines in found]
         keys = np.concatenate([lines[place] for lines, place in zip(found, places, strict=True)])
-        _, firsts = np.unique(keys, return_index=True)
-        is_repeated = np.ones(len(keys), bool)
-        is_repeated[firsts] = False
-        count += len(keys) - len(firsts)
+        order = np.argsort(keys, kind="stable")
+        is_repeated = np.zeros(len(keys), bool)
+        is_repeated[order[1:]] = keys[order[1:]] == keys[order[:-1]]
+        count += int(is_repeated.sum())
         ends = np.cumsum([len(place) for place in places])
         for marked, place, some in zip(repeated, places, np.split(is_repeated, ends[:-1]), strict=True):
             marked[place[some]] = True

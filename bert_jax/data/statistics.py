@@ -69,8 +69,7 @@ class Statistics:
         if len(self._frequent) > 2 * _FREQUENT:
             self._prune(_FREQUENT)
         self._new_hashes.append(line_hashes)
-        if sum(map(len, self._new_hashes)) > _DISTINCT:
-            self._condense()
+        self._condense(when_over=4 * _DISTINCT)
         first = 0
         for number, key in zip(document_sentences, document_hashes, strict=True):
             if key < self._sample_limit:
@@ -88,7 +87,7 @@ class Statistics:
         self._frequent.update(other._frequent)
         self._prune(_FREQUENT)
         self._new_hashes += [other._hashes, *other._new_hashes]
-        self._condense()
+        self._condense(when_over=16 * _DISTINCT)
         self._documents |= other._documents
         self._shrink_sample()
 
@@ -100,9 +99,12 @@ class Statistics:
             left = {line: count - excess for line, count in self._frequent.items() if count > excess}
             self._frequent = Counter(left)
 
-    def _condense(self) -> None:
-        self._hashes = np.unique(np.concatenate([self._hashes, *self._new_hashes]))[:_DISTINCT]
-        self._new_hashes = []
+    def _condense(self, when_over: int = 0) -> None:
+        if sum(map(len, self._new_hashes)) > when_over:
+            merged = np.sort(np.concatenate([self._hashes, *self._new_hashes]))  # np.unique is slower
+            is_first = np.ones(len(merged), bool)
+            is_first[1:] = merged[1:] != merged[:-1]
+            self._hashes, self._new_hashes = merged[is_first][:_DISTINCT], []
 
     def _shrink_sample(self) -> None:
         if len(self._documents) > _SAMPLED_DOCUMENTS:
