@@ -1,0 +1,322 @@
+"""The feed: which examples stand at which positions, as a pure function; nothing to save, nothing to skip on resume.
+
+    position ──(row counts of the variants)──► epoch, offset ──(keyed permutation)──► row ──(plan)──► spans ──► tokens
+
+Epoch e goes once through all rows of plan variant e mod `variants`, in an order keyed by (seed, epoch). The global
+batch of step s holds positions [s · batch, (s + 1) · batch); which host makes which of them does not matter.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bert_jax.console import warn
+from bert_jax.data.mixture import AnyFeed, Batch, Ints, Mixture
+from bert_jax.data.pairs import Spans, Walk, decode_rows
+from bert_jax.data.permutation import EpochOrder
+from bert_jax.data.plan import Plan, PlanKey, is_made, open_plan, row_count
+from bert_jax.errors import BertJaxError
+
+VARIANTS = 10  # the published dupe_factor
+_BLOCK_ROWS = 4096
+_WINDOW_BYTES = 32 << 30
+_CHUNK_TOKENS = 1 << 17  # rows are put together so many tokens at a time: their indices then stay in the cache
+_PREPARE_NEXT_AFTER = 0.02  # of an epoch: a feed that is only looked at should not plan a second variant
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """The ids a feed puts around segments."""
+
+    cls: int
+    sep: int
+    pad: int
+
+
+class Feed:
+    """Examples of one split of one store. Make one with `make_feed`; safe to call from several threads."""
+
+    def __init__(
+        self,
+        store: Any,
+        split: str,
+        walk: Walk,
+        seed: int,
+        variants: int,
+        plan_dir: Path,
+        special: SpecialIds,
+        window_bytes: int = _WINDOW_BYTES,
+    ):
+        self.store, self.split, self.walk, self.seed, self.variants = store, split, walk, seed, variants
+        self.length = walk.length
+        self._documents = store.split(split)
+        self._plan_dir, self._special, self._window_bytes = plan_dir, special, window_bytes
+        self._lock = threading.RLock()
+        self._plans: dict[int, Plan] = {}
+        self._orders: dict[int, EpochOrder] = {}
+        self._ends: Ints = np.zeros(0, np.int64)  # rows of epochs 0..e of the first cycle, added up, as far as known
+        self._preparing: threading.Thread | None = None
+
+    # --- positions → rows ---
+
+    @property
+    def max_rows(self) -> int:
+        """A bound that no variant's row count exceeds: a chunk begins with a sentence, or with a cut piece of one."""
+        return int(self._documents.sentences) + int(self._documents.tokens) // self.walk.room
+
+    def rows_per_epoch(self, epoch: int) -> int:
+        """How many examples one epoch holds; makes the plan's count first if it is not known."""
+        return row_count(self._key(epoch % self.variants))
+
+    def locate(self, positions: Ints) -> tuple[Ints, Ints]:
+        """(epoch, row), int64 (B,), of int64 (B,) positions counted from 0."""
+        self._count_up_to(int(positions.max(initial=0)))
+        cycle, rest = np.zeros_like(positions), positions
+        if len(self._ends) == self.variants:
+            cycle, rest = np.divmod(positions, self._ends[-1])
+        turn = np.searchsorted(self._ends, rest, side="right")
+        epochs = cycle * self.variants + turn
+        offsets = rest - np.concatenate([[0], self._ends])[turn]
+        rows = np.empty_like(positions)
+        for epoch in np.unique(epochs).tolist():
+            here = np.flatnonzero(epochs == epoch)
+            rows[here] = self._order(epoch).rows_at(offsets[here])
+            if offsets[here[-1]] > _PREPARE_NEXT_AFTER * self.rows_per_epoch_known(epoch):
+                self._prepare(epoch + 1)
+        return epochs, rows
+
+    def rows_per_epoch_known(self, epoch: int) -> int:
+        """`rows_per_epoch` of an epoch that a position was located in."""
+        turn = epoch % self.variants
+        return int(self._ends[turn] - (self._ends[turn - 1] if turn else 0))
+
+    def _count_up_to(self, position: int) -> None:
+        while len(self._ends) < self.variants and (not len(self._ends) or self._ends[-1] <= position):
+            with self._lock:
+                variant = len(self._ends)
+                if variant < self.variants:
+                    before = int(self._ends[-1]) if variant else 0
+                    self._ends = np.append(self._ends, before + row_count(self._key(variant)))
+
+    def _order(self, epoch: int) -> EpochOrder:
+        with self._lock:
+            if epoch not in self._orders:
+                rows = self.rows_per_epoch_known(epoch)
+                size = int(self._documents.tokens) * (2 if self.store.vocab_size <= 1 << 16 else 4)
+                blocks = -(-rows // _BLOCK_ROWS)
+                window = None if size <= self._window_bytes else max(1, blocks * self._window_bytes // size)
+                _forget_all_but(self._orders, 3)
+                self._orders[epoch] = EpochOrder(rows, self.seed, epoch, _BLOCK_ROWS, window)
+            return self._orders[epoch]
+
+    def _key(self, variant: int) -> PlanKey:
+        return PlanKey(self.store, self.split, self.walk, self.seed, variant, self._plan_dir)
+
+    def _plan(self, variant: int) -> Plan:
+        with self._lock:
+            if variant not in self._plans:
+                _forget_all_but(self._plans, 2)
+                self._plans[variant] = open_plan(self._key(variant))
+            return self._plans[variant]
+
+    def _prepare(self, epoch: int) -> None:
+        """Make the plan of the coming epoch on another thread, once."""
+        key = self._key(epoch % self.variants)
+        with self._lock:
+            if self._preparing is not None and (self._preparing.is_alive() or self._preparing.name == key.name):
+                return
+            self._preparing = threading.Thread(target=_make_ahead, args=(key,), name=key.name, daemon=True)
+            self._preparing.start()
+
+    # --- rows → examples ---
+
+    def spans(self, epochs: Ints, rows: Ints) -> Spans:
+        """What stands in the plan for each (epoch, row): split-wide token numbers and labels."""
+        variants = epochs % self.variants
+        found = np.empty((len(rows), 5), np.int32)
+        for variant in np.unique(variants).tolist():
+            here = np.flatnonzero(variants == variant)
+            found[here] = self._plan(variant).rows[rows[here]]
+        return decode_rows(found)
+
+    def examples(self, positions: Ints) -> Batch:
+        """The examples at `positions` (int64 (B,), from 0): the schema `batch.EXAMPLES`, all int32 but for uint32
+        `example_ids`, which are row numbers. A pure function: equal positions give equal arrays, always.
+
+        Word starts: [CLS], [SEP] and the first token of each segment begin a word, padding does not.
+        """
+        positions = np.asarray(positions, np.int64)
+        epochs, rows = self.locate(positions)
+        spans = self.spans(epochs, rows)
+        shape = len(positions), self.length
+        batch = {name: _aligned(shape) for name in ("input_ids", "input_mask", "segment_ids", "word_starts")}
+        step = max(1, _CHUNK_TOKENS // self.length)
+        for first in range(0, len(positions), step):
+            part = slice(first, first + step)
+            self._fill({name: array[part] for name, array in batch.items()}, Spans(*(field[part] for field in spans)))
+        batch["example_ids"] = rows.astype(np.uint32)
+        batch["epochs"] = epochs.astype(np.int32)
+        batch["next_sentence_labels"] = spans.label
+        return batch
+
+    def _fill(self, out: Batch, spans: Spans) -> None:
+        """[CLS] A [SEP] B [SEP] of each row, or [CLS] A [SEP] where B is empty, padded to the length."""
+        rows = np.arange(len(spans.a0))
+        in_a, in_b = spans.a1 - spans.a0, spans.b1 - spans.b0
+        begin_b = in_a + 2
+        paired = np.flatnonzero(in_b)
+        stop = begin_b + np.where(in_b > 0, in_b + 1, 0)
+        last_a, last_b = in_a + 1, stop[paired] - 1
+        column = np.arange(self.length, dtype=np.int32)
+        mask = column < stop[:, None].astype(np.int32)
+        second = column >= begin_b[:, None].astype(np.int32)
+        ids = self._tokens(spans, second, begin_b)
+        ids[rows, 0] = self._special.cls
+        ids[rows, last_a] = self._special.sep
+        ids[paired, last_b] = self._special.sep
+        out["input_ids"][...] = np.where(mask, ids, ids.dtype.type(self._special.pad))
+        out["input_mask"][...] = mask
+        starts = self._word_starts(spans, second, begin_b)
+        starts[rows, 0] = starts[rows, 1] = starts[rows, last_a] = 1
+        starts[paired, begin_b[paired]] = starts[paired, last_b] = 1
+        np.logical_and(second, mask, out=second)
+        out["segment_ids"][...] = second
+        starts &= mask.view(np.uint8)
+        out["word_starts"][...] = starts
+
+    def _tokens(self, spans: Spans, second: NDArray[np.bool_], begin_b: Ints) -> np.ndarray:
+        """Ids (B, T) with both segments where they belong, and anything elsewhere."""
+        memory, addresses = self._documents.token_memory, self._documents.token_addresses
+        first = windows(memory, addresses(spans.a0) - 1, self.length)
+        return np.where(second, windows(memory, addresses(spans.b0) - begin_b, self.length), first)
+
+    def _word_starts(self, spans: Spans, second: NDArray[np.bool_], begin_b: Ints) -> NDArray[np.uint8]:
+        """Word-start bits (B, T), 0 or 1, with both segments where they belong, and anything elsewhere."""
+        memory, addresses = self._documents.word_start_memory, self._documents.word_start_addresses
+        first = bit_windows(memory, addresses(spans.a0) - 1, self.length)
+        return np.where(second, bit_windows(memory, addresses(spans.b0) - begin_b, self.length), first)
+
+    # --- about it ---
+
+    def describe(self) -> dict[str, Any]:
+        """What a log should say: examples per epoch, share of random second segments and of the commoner label,
+        mean real length and padding share, and from the manifest the unigram entropy in nats, if it is there."""
+        plan = self._plan(0)
+        rows = max(1, plan.summary["rows"])
+        random_share = plan.summary["random"] / rows
+        summary = dict(self.store.manifest.get("summary", {}))
+        return {
+            "split": self.split,
+            "length": self.length,
+            "objective": self.walk.objective,
+            "rows_per_epoch": plan.summary["rows"],
+            "random_share": random_share,
+            "majority_label_share": max(random_share, 1 - random_share),
+            "mean_tokens": plan.summary["tokens"] / rows,
+            "padding_share": 1 - plan.summary["tokens"] / rows / self.length,
+            **{name: summary[name] for name in ("unigram_entropy", "commonest_token_share") if name in summary},
+        }
+
+
+def _aligned(shape: tuple[int, int]) -> NDArray[np.int32]:
+    """An empty array whose memory begins at a multiple of 64 bytes: tf.data and XLA take such as it is, uncopied."""
+    size = shape[0] * shape[1]
+    memory = np.empty(size + 16, np.int32)
+    first = -memory.ctypes.data % 64 // 4
+    return memory[first : first + size].reshape(shape)
+
+
+def windows(memory: np.ndarray, starts: Ints, width: int) -> np.ndarray:
+    """memory[start : start + width] for each start, (B, width): whole rows are copied, not elements one by one.
+
+    What a window holds outside `memory` is undefined; nothing outside is read.
+    """
+    room = len(memory) - width
+    if room < 0:
+        return memory.take(starts[:, None] + np.arange(width), mode="clip")
+    every = np.lib.stride_tricks.as_strided(memory, (room + 1, width), memory.strides * 2, writeable=False)
+    found: np.ndarray = every[np.clip(starts, 0, room)]
+    outside = np.flatnonzero((starts < 0) | (starts > room))
+    if len(outside):
+        found[outside] = memory.take(starts[outside, None] + np.arange(width), mode="clip")
+    return found
+
+
+def bit_windows(memory: NDArray[np.uint8], starts: Ints, width: int) -> NDArray[np.uint8]:
+    """Like `windows`, over bits packed least significant first: uint8 (B, width), 0 or 1."""
+    needed = -(-width // 8)
+    packed = windows(memory, starts >> 3, needed + 1)
+    shift = (starts & 7).astype(np.uint8)[:, None]
+    # numpy shifts a byte by 8 to nothing, as is needed where shift is 0.
+    aligned = packed[:, :-1] >> shift | packed[:, 1:] << (np.uint8(8) - shift)
+    return np.unpackbits(aligned, axis=1, count=width, bitorder="little")
+
+
+def _make_ahead(key: PlanKey) -> None:
+    try:
+        if not is_made(key):
+            open_plan(key)
+    except Exception as error:  # when its turn comes it is tried again, and then the error is raised
+        warn(f"the plan of the next epoch could not be made yet: {error}")
+
+
+def _forget_all_but(cache: dict[int, Any], count: int) -> None:
+    while len(cache) > count:
+        cache.pop(next(iter(cache)), None)
+
+
+def make_feed(
+    stores: Any | Sequence[Any],
+    *,
+    split: str = "train",
+    length: int,
+    seed: int,
+    objective: str = "mlm+nsp",
+    short_share: float = 0.1,
+    variants: int | None = None,
+    plan_dir: str | os.PathLike[str],
+    weights: Sequence[float] | None = None,
+    window_bytes: int = _WINDOW_BYTES,
+) -> AnyFeed:
+    """A feed over one token store, or a mixture over several with `weights` (their shares of the examples).
+
+    `objective` is `mlm+nsp`, `mlm` or `mlm+sop` (see `pairs`); `variants` how many plans the epochs go round (10 for
+    `train`, 1 for `eval` unless given). Plans are kept in `plan_dir`. Errors: `BertJaxError` for settings that cannot
+    be, a split without examples, stores of different tokenizers.
+    """
+    if not isinstance(stores, Sequence):
+        stores = [stores]
+    walk = Walk(length, objective, short_share)
+    variants = variants if variants is not None else VARIANTS if split == "train" else 1
+    if variants < 1:
+        raise BertJaxError(f"variants is {variants}: expected at least 1 (the published value is {VARIANTS})")
+    feeds = []
+    for store in stores:
+        if not store.split(split).documents:
+            hint = ": prepare it with a larger --eval-fraction" if split == "eval" else ""
+            raise BertJaxError(f"store {store.path} has no documents in its {split} split{hint}")
+        feed = Feed(store, split, walk, seed, variants, Path(plan_dir), special_ids(store), window_bytes)
+        if not feed.rows_per_epoch(0):
+            raise BertJaxError(
+                f"store {store.path} gives no examples in its {split} split: its documents are too short"
+            )
+        feeds.append(feed)
+    if len(feeds) == 1 and not weights:
+        return feeds[0]
+    return Mixture(feeds, weights or [1.0] * len(feeds), seed)
+
+
+def special_ids(store: Any) -> SpecialIds:
+    """The special ids of the tokenizer that a store was made with (read from its own copy)."""
+    from bert_jax.text.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(store.tokenizer_path)
+    return SpecialIds(tokenizer.cls_id, tokenizer.sep_id, tokenizer.pad_id)

@@ -1,0 +1,399 @@
+"""The published walk over documents: which tokens make the segments A and B of every example.
+
+google-research/bert, `create_pretraining_data.py`, `create_instances_from_document`, as rules:
+
+1. A document draws its target length once: length - 3, or with probability `short_share` uniform from 2 to length - 3.
+2. Sentences are taken into a chunk until it holds the target or the document ends.
+3. A is the first n sentences of the chunk: its only one, or n uniform from 1 to all but one.
+4. B is *random* when the chunk has one sentence, else by a fair coin: from another document (ten tries to find
+   another), a random sentence of it on, until it holds target - |A| tokens or that document ends. The chunk's sentences
+   after A are put back: the next chunk begins with them. Otherwise B is the rest of the chunk.
+5. While A and B together exceed length - 3, the longer one (B when equal) loses a token, front or back by a fair coin.
+
+How it is made fast without changing its distribution: the coins of a chunk are keyed by the sentence it begins with,
+and a walk begins at most one chunk with each sentence. So all documents of a block are walked in lock-step, and what
+is left of a few long ones by computing "where does the next chunk begin" for all their sentences at once.
+
+Two further objectives walk the same way. `mlm`: A is the whole chunk, there is no B, and sentences longer than an
+example are cut into several, so that no text is lost. `mlm+sop` (ALBERT, arXiv 1909.11942, section 3.1): B is always
+the rest of the chunk, and a coin swaps the two; a chunk of one sentence is cut in two at a random token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bert_jax.data.permutation import Bits, scaled, unit
+from bert_jax.errors import BertJaxError
+
+Ints = NDArray[np.int64]
+
+OBJECTIVES = ("mlm+nsp", "mlm", "mlm+sop")
+ROW_FIELDS = 5
+# Part of every plan's digest: raise it when the rows made from the same input change.
+VERSION = 1
+
+_BLOCK_SENTENCES = 1 << 18
+_SLICE = 1 << 17
+_LOCK_STEP_PRICE = 500  # of one lock-step, whatever its width, in sentences looked at (measured)
+_OTHER_DOCUMENT_TRIES = 10
+_STRETCH_BITS = 30
+_STRETCHES = 1 << 15
+
+
+class Documents(Protocol):
+    """What is needed of a split of a token store (see `store.Split`)."""
+
+    documents: int
+    sentences: int
+    tokens: int
+    document_offsets: np.ndarray
+    token_offsets: np.ndarray
+
+    def map(self, array: str) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Settings of a walk. `length` counts the special tokens. Errors: `BertJaxError` for values that cannot be."""
+
+    length: int
+    objective: str = "mlm+nsp"
+    short_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise BertJaxError(f"objective {self.objective!r} is unknown: expected one of {', '.join(OBJECTIVES)}")
+        if not 8 <= self.length < 1 << 20:
+            raise BertJaxError(f"sequence length {self.length} is not possible: expected at least 8, below 1,048,576")
+        if not 0 <= self.short_share <= 1:
+            raise BertJaxError(f"short_share {self.short_share} is not a share: expected 0 to 1")
+
+    @property
+    def room(self) -> int:
+        """Tokens beside the special ones: [CLS] A [SEP] B [SEP], or [CLS] A [SEP]."""
+        return self.length - (2 if self.objective == "mlm" else 3)
+
+
+class Spans(NamedTuple):
+    """Decoded plan rows: split-wide token numbers, int64 (R,); A is [a0, a1), B is [b0, b1); label int32 (R,)."""
+
+    a0: Ints
+    a1: Ints
+    b0: Ints
+    b1: Ints
+    label: NDArray[np.int32]
+
+
+def encode_rows(spans: Spans) -> NDArray[np.int32]:
+    """Spans as int32 rows (R, 5): a0, a1, b0, b1, random.
+
+    A split may hold more than 2³¹ tokens, so each segment is counted from the start of the stretch of 2³⁰ tokens it
+    begins in; the last field is label + 2 · (A's stretch) + 2¹⁶ · (B's stretch).
+    """
+    stretch_a, stretch_b = spans.a0 >> _STRETCH_BITS, spans.b0 >> _STRETCH_BITS
+    if len(spans.a0) and max(int(stretch_a.max()), int(stretch_b.max())) >= _STRETCHES:
+        raise BertJaxError("a split of more than 2^45 tokens cannot be planned: cut it into several stores")
+    rows = np.empty((len(spans.a0), ROW_FIELDS), np.int32)
+    rows[:, 0] = spans.a0 - (stretch_a << _STRETCH_BITS)
+    rows[:, 1] = spans.a1 - (stretch_a << _STRETCH_BITS)
+    rows[:, 2] = spans.b0 - (stretch_b << _STRETCH_BITS)
+    rows[:, 3] = spans.b1 - (stretch_b << _STRETCH_BITS)
+    rows[:, 4] = spans.label | stretch_a << 1 | stretch_b << 16
+    return rows
+
+
+def decode_rows(rows: NDArray[np.int32]) -> Spans:
+    """The inverse of `encode_rows`."""
+    flags = rows[:, 4].astype(np.int64)
+    base_a, base_b = (flags >> 1 & (_STRETCHES - 1)) << _STRETCH_BITS, (flags >> 16) << _STRETCH_BITS
+    label = (rows[:, 4] & 1).astype(np.int32)
+    return Spans(rows[:, 0] + base_a, rows[:, 1] + base_a, rows[:, 2] + base_b, rows[:, 3] + base_b, label)
+
+
+def make_rows(documents: Documents, walk: Walk, seed: int, variant: int) -> Iterator[NDArray[np.int32]]:
+    """All examples of a split in document order, as int32 rows (R, 5), in pieces of bounded size.
+
+    A pure function of its arguments. Different variants are independent draws.
+    """
+    others = _OtherDocuments(documents)
+    for block in _blocks(documents, walk, seed, variant):
+        bits = Bits(seed, variant, block.index, "rows")
+        for starts in _walk(block, walk):
+            yield encode_rows(_examples(block, walk, starts, bits, others))
+
+
+def count_rows(documents: Documents, walk: Walk, seed: int, variant: int) -> int:
+    """How many rows `make_rows` makes, in about a third of its time."""
+    count = 0
+    for block in _blocks(documents, walk, seed, variant):
+        for starts in _walk(block, walk):
+            count += len(starts)
+            if walk.objective == "mlm+sop":
+                count -= int(np.count_nonzero(_is_one_token(block, _chunks(block, walk, starts))))
+    return count
+
+
+# --- blocks of documents ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Block:
+    """Neighbouring documents of one shard. Sentences are numbered from 0 within the block, tokens within the shard."""
+
+    index: int
+    first_document: int  # split-wide
+    token_base: int  # split-wide number of the shard's token 0
+    begins: Ints  # (sentences,) first token of each sentence
+    ends: Ints  # (sentences,) token after its last
+    firsts: Ints  # (documents,) first sentence of each document
+    lasts: Ints  # (documents,) its last
+    targets: Ints  # (documents,)
+    words: NDArray[np.uint64]  # (sentences,) the coins of a chunk that begins here
+
+
+def _blocks(documents: Documents, walk: Walk, seed: int, variant: int) -> Iterator[_Block]:
+    sentence_memory, sentence_bases = documents.map("sentence_ends")
+    document_memory, document_bases = documents.map("document_ends")
+    index = 0
+    for shard, base in enumerate(document_bases.tolist()):
+        count = int(documents.document_offsets[shard + 1] - documents.document_offsets[shard])
+        document_ends = document_memory[base : base + count]  # in sentences of the shard
+        first = 0
+        while first < count:
+            begin = int(document_ends[first - 1]) if first else 0
+            last = int(np.searchsorted(document_ends, begin + _BLOCK_SENTENCES, side="right"))
+            last = min(max(last, first + 1), count)
+            lasts = np.asarray(document_ends[first:last], np.int64) - begin
+            low = int(sentence_bases[shard]) + begin
+            ends = np.array(sentence_memory[low : low + int(lasts[-1])], np.int64)
+            token = int(sentence_memory[low - 1]) if begin else 0
+            position = int(documents.document_offsets[shard]) + first, int(documents.token_offsets[shard])
+            yield _make_block(index, *position, token, ends, lasts, walk, seed, variant)
+            first, index = last, index + 1
+
+
+def _make_block(
+    index: int, document: int, base: int, token: int, ends: Ints, stops: Ints, walk: Walk, seed: int, variant: int
+) -> _Block:
+    begins = np.concatenate([[token], ends[:-1]]).astype(np.int64)
+    if (ends <= begins).any():
+        raise BertJaxError("the store holds an empty sentence or unsorted sentence ends: verify it, or prepare it anew")
+    if walk.objective == "mlm" and (ends - begins).max() > walk.room:
+        pieces = -(-(ends - begins) // walk.room)
+        stops = np.cumsum(pieces)[stops - 1]
+        inside = _ranges(np.zeros(len(pieces), np.int64), pieces) * walk.room
+        begins = np.repeat(begins, pieces) + inside
+        ends = np.append(begins[1:], ends[-1])
+    firsts = np.concatenate([[0], stops[:-1]]).astype(np.int64)
+    bits = Bits(seed, variant, index, "walk")
+    short = unit(bits.words(len(stops))) < walk.short_share
+    targets = np.where(short, 2 + scaled(bits.words(len(stops)), walk.room - 1), walk.room)
+    return _Block(index, document, base, begins, ends, firsts, stops - 1, targets, bits.words(len(ends)))
+
+
+# --- the walk ---------------------------------------------------------------------------------------------------------
+
+
+class _Chunks(NamedTuple):
+    starts: Ints  # first sentence
+    stops: Ints  # last sentence
+    in_a: Ints  # how many sentences A takes
+    is_random: NDArray[np.bool_]
+    next_starts: Ints  # where the next chunk of the document begins
+
+
+def _chunks_from(block: _Block, walk: Walk, starts: Ints, lasts: Ints, targets: Ints) -> _Chunks:
+    """The chunks that begin with each of the sentences `starts`, in documents that end with `lasts`."""
+    stops = np.minimum(np.searchsorted(block.ends, block.begins[starts] + targets), lasts)
+    if walk.objective == "mlm":
+        return _Chunks(starts, stops, stops - starts + 1, np.zeros(len(starts), bool), stops + 1)
+    after_first = stops - starts
+    words = block.words[starts]
+    in_a = 1 + ((words >> np.uint64(32)) * np.maximum(after_first - 1, 0).astype(np.uint64) >> np.uint64(32)).astype(
+        np.int64
+    )
+    if walk.objective == "mlm+sop":
+        return _Chunks(starts, stops, in_a, np.zeros(len(starts), bool), stops + 1)
+    is_random = (after_first == 0) | (words & np.uint64(1)).astype(bool)
+    return _Chunks(starts, stops, in_a, is_random, np.where(is_random, starts + in_a, stops + 1))
+
+
+def _chunks(block: _Block, walk: Walk, starts: Ints) -> _Chunks:
+    document = _document_of(block, starts)
+    return _chunks_from(block, walk, starts, block.lasts[document], block.targets[document])
+
+
+def _document_of(block: _Block, sentences: Ints) -> Ints:
+    return np.searchsorted(block.firsts, sentences, side="right") - 1
+
+
+def _walk(block: _Block, walk: Walk) -> Iterator[Ints]:
+    """The sentences of a block that begin a chunk, ascending, in pieces."""
+    begins_chunk = np.zeros(len(block.ends), bool)
+    starts, lasts, targets = block.firsts, block.lasts, block.targets
+    mean_length = (block.ends[-1] - block.begins[0]) / len(block.ends)
+    worthwhile = _LOCK_STEP_PRICE / max(1.0, 0.75 * walk.room / mean_length)
+    while len(starts) >= max(2, worthwhile):
+        begins_chunk[starts] = True
+        following = _chunks_from(block, walk, starts, lasts, targets).next_starts
+        going_on = np.flatnonzero(following <= lasts)
+        starts, lasts, targets = following[going_on], lasts[going_on], targets[going_on]
+    if len(starts):
+        begins_chunk[_chase(block, walk, starts, lasts, targets)] = True
+    chosen = np.flatnonzero(begins_chunk)
+    for first in range(0, len(chosen), _SLICE):
+        yield chosen[first : first + _SLICE]
+
+
+def _chase(block: _Block, walk: Walk, starts: Ints, lasts: Ints, targets: Ints) -> Ints:
+    """Walk the rest of some documents: the next start for all their sentences at once, then follow them."""
+    visited = []
+    sizes = lasts + 1 - starts
+    ends = np.cumsum(sizes)
+    place = 0  # in the list of all these documents' remaining sentences, from `first` on
+    for first in range(0, int(ends[-1]), _SLICE):
+        stop = min(first + _SLICE, int(ends[-1]))
+        here = np.minimum(ends, stop) - np.clip(ends - sizes, first, stop)  # sentences of each document in this slice
+        sentences = np.arange(first, stop) + np.repeat(starts - (ends - sizes), np.maximum(here, 0))
+        each = np.repeat(np.arange(len(ends)), np.maximum(here, 0))
+        following = _chunks_from(block, walk, sentences, lasts[each], targets[each]).next_starts
+        steps = (following - sentences).tolist()
+        found = []
+        while place < len(steps):
+            found.append(place)
+            place += steps[place]  # past a document's last sentence stands the first of the next
+        place -= len(steps)
+        visited.append(sentences[found])
+    return np.concatenate(visited)
+
+
+# --- examples ---------------------------------------------------------------------------------------------------------
+
+
+def _examples(block: _Block, walk: Walk, starts: Ints, bits: Bits, others: _OtherDocuments) -> Spans:
+    """A and B, truncated, of the chunks that begin with `starts`."""
+    chunks = _chunks(block, walk, starts)
+    if walk.objective == "mlm+sop":
+        keep = ~_is_one_token(block, chunks)
+        chunks = _Chunks(*(field[keep] for field in chunks))
+    a0, a1 = block.begins[chunks.starts], block.ends[chunks.starts + chunks.in_a - 1]
+    b1 = block.ends[chunks.stops]
+    label = chunks.is_random.astype(np.int32)
+    base = np.int64(block.token_base)
+    if walk.objective == "mlm":
+        spans = Spans(a0 + base, a1 + base, np.zeros_like(a0), np.zeros_like(a0), label)
+        return _truncate(spans, walk.room, bits)
+    if walk.objective == "mlm+sop":
+        alone = np.flatnonzero(chunks.stops == chunks.starts)
+        a1[alone] = a0[alone] + 1 + bits.below(b1[alone] - a0[alone] - 1)
+        spans = Spans(a0 + base, a1 + base, a1 + base, b1 + base, label)
+        swapped = (bits.words(len(a0)) & np.uint64(1)).astype(bool)
+        pairs = zip((spans.a0, spans.a1, spans.b0, spans.b1), (spans.b0, spans.b1, spans.a0, spans.a1), strict=True)
+        spans = Spans(*(np.where(swapped, other, own) for own, other in pairs), swapped.astype(np.int32))
+        return _truncate(spans, walk.room, bits)
+    b0, b1 = a1 + base, b1 + base
+    drawn = np.flatnonzero(chunks.is_random)
+    own = _document_of(block, chunks.starts[drawn])
+    wanted = np.maximum(block.targets[own] - (a1 - a0)[drawn], 1)
+    b0[drawn], b1[drawn] = others.draw(own + block.first_document, wanted, bits)
+    return _truncate(Spans(a0 + base, a1 + base, b0, b1, label), walk.room, bits)
+
+
+def _is_one_token(block: _Block, chunks: _Chunks) -> NDArray[np.bool_]:
+    """Chunks too short to be cut in two."""
+    return block.ends[chunks.stops] - block.begins[chunks.starts] < 2
+
+
+class _OtherDocuments:
+    """Where random second segments come from: any document of the split."""
+
+    def __init__(self, documents: Documents):
+        self._count = documents.documents
+        self._document_offsets, self._token_offsets = documents.document_offsets, documents.token_offsets
+        self._sentence_ends, self._sentence_bases = documents.map("sentence_ends")
+        self._document_ends, self._document_bases = documents.map("document_ends")
+
+    def draw(self, own: Ints, wanted: Ints, bits: Bits) -> tuple[Ints, Ints]:
+        """A segment [b0, b1) of at least `wanted` tokens, or to a document's end, not from document `own` if it can be
+        helped; all split-wide, int64 (R,)."""
+        document = np.empty_like(own)
+        again = np.arange(len(own))
+        for _ in range(_OTHER_DOCUMENT_TRIES):
+            document[again] = scaled(bits.words(len(again)), self._count)
+            again = again[document[again] == own[again]]
+        shard = np.searchsorted(self._document_offsets[1:], document, side="right")
+        local = document - self._document_offsets[shard]
+        address = self._document_bases[shard] + local
+        stop = self._document_ends[address]
+        first = np.where(local > 0, self._document_ends[np.maximum(address - 1, 0)], 0)
+        sentence = first + bits.below(stop - first)
+        address = self._sentence_bases[shard] + sentence
+        begin = np.where(sentence > 0, self._sentence_ends[np.maximum(address - 1, 0)], 0)
+        end = self._sentence_ends[self._first_reaching(begin + wanted, address, address + stop - 1 - sentence, wanted)]
+        base = self._token_offsets[shard]
+        return begin + base, end + base
+
+    def _first_reaching(self, token: Ints, low: Ints, last: Ints, wanted: Ints) -> Ints:
+        """The first sentence from `low` on that ends at `token` or later, else `last`: a binary search, all at once."""
+        # A sentence has at least one token, so `wanted` sentences are always enough.
+        high = np.minimum(last, low + wanted - 1)
+        for _ in range(int((high - low).max(initial=0)).bit_length()):
+            middle = (low + high) >> 1
+            reached = self._sentence_ends[middle] >= token
+            high = np.where(reached, middle, high)
+            low = np.minimum(np.where(reached, low, middle + 1), high)
+        return high
+
+
+def _truncate(spans: Spans, room: int, bits: Bits) -> Spans:
+    """Drop tokens until A and B together have `room`, as many from each side as dropping one by one would.
+
+    The longer loses tokens until both are level, then they take turns, B first; each token goes from the front by a
+    fair coin, so the number dropped in front is the number of ones among that many random bits.
+    """
+    in_a, in_b = spans.a1 - spans.a0, spans.b1 - spans.b0
+    excess = np.maximum(in_a + in_b - room, 0)
+    until_level = np.minimum(excess, np.abs(in_a - in_b))
+    rest = excess - until_level
+    from_a = np.where(in_a > in_b, until_level, 0) + rest // 2
+    from_b = excess - from_a
+    front_a, front_b = _ones(from_a, bits), _ones(from_b, bits)
+    return Spans(
+        spans.a0 + front_a,
+        spans.a1 - (from_a - front_a),
+        spans.b0 + front_b,
+        spans.b1 - (from_b - front_b),
+        spans.label,
+    )
+
+
+def _ones(flips: Ints, bits: Bits) -> Ints:
+    """How many of `flips` fair coins show one."""
+    ones = np.zeros_like(flips)
+    some = np.flatnonzero(flips)
+    if len(some):
+        words_each = (flips[some] + 63) >> 6
+        ends = np.cumsum(words_each)
+        words = bits.words(int(ends[-1]))
+        words[ends - 1] >>= (64 * words_each - flips[some]).astype(np.uint64)
+        ones[some] = np.add.reduceat(_bit_count(words), ends - words_each)
+    return ones
+
+
+def _bit_count(words: NDArray[np.uint64]) -> Ints:
+    counter: Any = getattr(np, "bitwise_count", None)  # numpy ≥ 2
+    if counter is None:
+        return np.unpackbits(words.view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1, dtype=np.int64)
+    return counter(words).astype(np.int64)
+
+
+def _ranges(starts: Ints, sizes: Ints) -> Ints:
+    """start, start + 1, …, start + size - 1 for each pair, one after another."""
+    ends = np.cumsum(sizes)
+    return np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes)

@@ -1,0 +1,253 @@
+"""google's TFRecords, as `create_pretraining_data.py` (google-research/bert) writes them: examples that are masked already.
+
+A TFRecord file is a row of records: length (uint64), its checksum (uint32), the bytes, their checksum (uint32), all
+little-endian; a checksum is CRC-32C, rotated right by 15 and with 0xa282ead8 added. At first use TensorFlow's reader
+passes over each file once and checks it; what stays is an index of offsets and checksums. From then on any record can
+be read by number, so these records get what a token store has: every one once per epoch in a keyed permutation, each
+batch a pure function of its positions, and no price for resuming.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bert_jax.batch import MASKED, check
+from bert_jax.data.drivers import tensorflow_on_cpu
+from bert_jax.data.mixture import Batch, Ints
+from bert_jax.data.permutation import EpochOrder
+from bert_jax.errors import BertJaxError
+from bert_jax.files import atomic_writer, clear_errors, digest, lock
+
+_VERSION = 1
+_HEADER_BYTES, _FOOTER_BYTES = 12, 4
+_GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class RecordIndex:
+    """Where the records of one file lie: int64 (R,) offset and size of each one's bytes, uint32 (R,) CRC-32 of them."""
+
+    path: Path
+    offsets: Ints
+    sizes: Ints
+    checksums: NDArray[np.uint32]
+
+    def read(self, file: Any, number: int) -> bytes:
+        """The bytes of record `number`. Errors: `BertJaxError` when they are not what was indexed."""
+        offset, size = int(self.offsets[number]), int(self.sizes[number])
+        with clear_errors("read", self.path):
+            data = os.pread(file.fileno(), size, offset)
+        if len(data) != size or zlib.crc32(data) != int(self.checksums[number]):
+            raise BertJaxError(
+                f"{self.path} changed while in use: record {number} at byte {offset - _HEADER_BYTES} is not the one "
+                "indexed; restore the file and start again"
+            )
+        return bytes(data)
+
+
+class RecordsFeed:
+    """Examples of TFRecord files, at positions. Make one with `make_records_feed`.
+
+    `length` is T, `predictions` is M: both are what the files were written with.
+    """
+
+    def __init__(self, indices: Sequence[RecordIndex], seed: int):
+        self._tf = tensorflow_on_cpu()
+        self._indices, self._seed = list(indices), seed
+        self._files = [open(index.path, "rb") for index in indices]  # noqa: SIM115 - closed with this object
+        self._stops = np.cumsum([len(index.offsets) for index in indices])
+        self._orders: dict[int, EpochOrder] = {}
+        first = np.zeros(1, np.int64)
+        features = self._tf.io.parse_example(self._read_all(first), self._feature_types(None))
+        sizes = {name: len(value.values) for name, value in features.items()}
+        missing = sorted(name for name, size in sizes.items() if not size)
+        if missing:
+            raise BertJaxError(
+                f"{indices[0].path}: record 0 has no {missing[0]}: expected records of create_pretraining_data.py"
+            )
+        self.length, self.predictions = sizes["input_ids"], sizes["masked_lm_positions"]
+        self._features = self._feature_types(sizes)
+        self._parse(self._read_all(first), first)
+
+    def rows_per_epoch(self, epoch: int) -> int:
+        """How many records there are."""
+        return int(self._stops[-1])
+
+    def locate(self, positions: Ints) -> tuple[Ints, Ints]:
+        """(epoch, record), int64 (B,), of int64 (B,) positions; records are numbered through all files."""
+        epochs, offsets = np.divmod(np.asarray(positions, np.int64), self._stops[-1])
+        rows = np.empty_like(offsets)
+        for epoch in np.unique(epochs).tolist():
+            here = np.flatnonzero(epochs == epoch)
+            if epoch not in self._orders:
+                self._orders = {epoch: EpochOrder(int(self._stops[-1]), self._seed, epoch)}
+            rows[here] = self._orders[epoch].rows_at(offsets[here])
+        return epochs, rows
+
+    def examples(self, positions: Ints) -> Batch:
+        """The schema `batch.MASKED` in int32 and float32, with `example_ids` (uint32) and `epochs` (int32) besides."""
+        epochs, rows = self.locate(positions)
+        batch = self._parse(self._read_all(rows), rows)
+        batch["example_ids"] = rows.astype(np.uint32)
+        batch["epochs"] = epochs.astype(np.int32)
+        return batch
+
+    def describe(self) -> dict[str, Any]:
+        """Counts, and from up to 1,000 records the share of random second segments and the mean real length."""
+        sample = self.examples(np.arange(min(1_000, self.rows_per_epoch(0))))
+        random_share = float(sample["next_sentence_labels"].mean())
+        mean_tokens = float(sample["input_mask"].sum(axis=1).mean())
+        return {
+            "split": "train",
+            "length": self.length,
+            "predictions": self.predictions,
+            "objective": "mlm+nsp",
+            "rows_per_epoch": self.rows_per_epoch(0),
+            "random_share": random_share,
+            "majority_label_share": max(random_share, 1 - random_share),
+            "mean_tokens": mean_tokens,
+            "padding_share": 1 - mean_tokens / self.length,
+        }
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+    def __del__(self) -> None:
+        for file in getattr(self, "_files", []):
+            file.close()
+
+    def _where(self, rows: Ints) -> tuple[list[int], list[int]]:
+        """File, and number within it, of each record."""
+        files = np.searchsorted(self._stops, rows, side="right")
+        return files.tolist(), (rows - np.concatenate([[0], self._stops])[files]).tolist()
+
+    def _read_all(self, rows: Ints) -> list[bytes]:
+        places = zip(*self._where(rows), strict=True)
+        return [self._indices[file].read(self._files[file], number) for file, number in places]
+
+    def _feature_types(self, sizes: dict[str, int] | None) -> dict[str, Any]:
+        tf = self._tf
+        types = {name: tf.float32 if key.kind == "f" else tf.int64 for name, key in MASKED.items()}
+        if sizes is None:
+            return {name: tf.io.VarLenFeature(dtype) for name, dtype in types.items()}
+        return {name: tf.io.FixedLenFeature([sizes[name]], dtype) for name, dtype in types.items()}
+
+    def _parse(self, data: list[bytes], rows: Ints) -> Batch:
+        try:
+            features = self._tf.io.parse_example(data, self._features)
+        except self._tf.errors.InvalidArgumentError as error:
+            for row, one in zip(rows.tolist(), data, strict=True):
+                self._require_parsable(row, one, error)
+            raise
+        batch = {
+            name: value.numpy().astype(np.float32 if MASKED[name].kind == "f" else np.int32)
+            for name, value in features.items()
+        }
+        if len(batch["next_sentence_labels"].shape) == 2:
+            batch["next_sentence_labels"] = batch["next_sentence_labels"][:, 0]
+        check(batch, MASKED)
+        return batch
+
+    def _require_parsable(self, row: int, data: bytes, cause: Exception) -> None:
+        try:
+            self._tf.io.parse_example([data], self._features)
+        except self._tf.errors.InvalidArgumentError:
+            (file,), (number,) = self._where(np.array([row]))
+            sizes = f"length {self.length} and {self.predictions} predictions, as the first record"
+            raise BertJaxError(
+                f"{self._indices[file].path}: record {number} is not an example of {sizes}: write all files with the "
+                "same create_pretraining_data.py settings"
+            ) from cause
+
+
+def make_records_feed(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    seed: int,
+    index_dir: str | os.PathLike[str],
+    length: int | None = None,
+    **options: Any,
+) -> RecordsFeed:
+    """A feed over TFRecord files written by `create_pretraining_data.py`; needs TensorFlow.
+
+    Indices are kept in `index_dir`. What the files fix may not be set: `length` must be theirs or None, any other
+    option (masking, pairs, packing) must be None. Errors: `BertJaxError` for that, and for a file that is missing,
+    compressed or damaged (naming file, record and byte).
+    """
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    for name, value in options.items():
+        if value is not None:
+            raise BertJaxError(
+                f"{name} cannot be set for TFRecords: their masks and pairs were drawn when they were written; "
+                "leave it out, or prepare a token store from the text"
+            )
+    if not given:
+        raise BertJaxError("no TFRecord files were given: expected at least one")
+    feed = RecordsFeed([open_index(Path(path), Path(index_dir)) for path in given], seed)
+    if length is not None and length != feed.length:
+        raise BertJaxError(
+            f"{given[0]} holds examples of length {feed.length}, not {length}: set that, or prepare a token store"
+        )
+    return feed
+
+
+def open_index(path: Path, index_dir: Path) -> RecordIndex:
+    """The index of a file: read from `index_dir`, or made there when the file is new or was changed since."""
+    with clear_errors("read", path):
+        state = path.stat()
+    name = f"records-{digest([_VERSION, str(path.resolve()), state.st_size, state.st_mtime_ns])[:32]}.npy"
+    cached = index_dir / name
+    with lock(cached.with_suffix(".lock")):
+        table = _read_table(cached)
+        if table is None:
+            table = _make_table(path)
+            with atomic_writer(cached) as file:
+                file.write(struct.pack("<I", zlib.crc32(table.tobytes())))
+                np.save(file, table)
+    if not len(table):
+        raise BertJaxError(f"{path} holds no records: write it anew")
+    return RecordIndex(path, table[:, 0], table[:, 1], table[:, 2].astype(np.uint32))
+
+
+def _read_table(path: Path) -> NDArray[np.int64] | None:
+    """A stored index, or None when it is not there or damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with open(path, "rb") as file:
+            (checksum,) = struct.unpack("<I", file.read(4))
+            table: NDArray[np.int64] = np.load(file)
+    except (OSError, ValueError, EOFError, struct.error):
+        return None
+    return table if zlib.crc32(table.tobytes()) == checksum else None
+
+
+def _make_table(path: Path) -> NDArray[np.int64]:
+    """Offset, size and CRC-32 of each record, int64 (R, 3), while TensorFlow's reader checks the file's own CRC-32C."""
+    with clear_errors("read", path), open(path, "rb") as file:
+        if file.read(2) == _GZIP:
+            raise BertJaxError(f"{path} is compressed: unpack it first (gunzip), records are read by offset")
+    tf = tensorflow_on_cpu()
+    rows: list[tuple[int, int, int]] = []
+    offset = 0
+    try:
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            rows.append((offset + _HEADER_BYTES, len(record), zlib.crc32(record)))
+            offset += _HEADER_BYTES + len(record) + _FOOTER_BYTES
+    except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
+        raise BertJaxError(
+            f"{path} is damaged: record {len(rows)} at byte {offset} does not match its checksum or is cut off; "
+            "restore the file or write it anew"
+        ) from error
+    return np.array(rows, np.int64).reshape(-1, 3)
