@@ -238,6 +238,7 @@ def test_the_manifest_of_another_store_is_refused(store: Store, tmp_path: Path) 
         (lambda m: m.pop("shards"), "is damaged"),
         (lambda m: m["shards"][0]["files"].clear(), "is damaged"),
         (lambda m: m.update(shards=3), "is damaged"),
+        (lambda m: m["tokenizer"].update(vocab_size="many"), "is damaged"),
     ],
 )
 def test_a_changed_manifest_is_refused(store: Store, change: Any, message: str) -> None:

@@ -97,7 +97,9 @@ def check_manifest(path: Path, manifest: Any) -> None:
             if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise BertJaxError(f"{path} names the file {name!r}: expected names inside the store")
         whole = content_fingerprint(manifest) == manifest["fingerprint"]
-    except (KeyError, TypeError, AttributeError) as error:
+    except BertJaxError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BertJaxError(f"{path} is damaged ({type(error).__name__}: {error}); {REMEDY}") from error
     if not whole:
         raise BertJaxError(f"{path} was altered: it does not match its own fingerprint; {REMEDY}")

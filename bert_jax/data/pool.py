@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import IO, Any
 
 from bert_jax.errors import BertJaxError
@@ -32,11 +32,11 @@ def available_cores() -> int:
 
 def map_unordered(
     initialise: Callable[..., None], arguments: Task, function: Callable[..., Any], tasks: Sequence[Task], workers: int
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Yield `(index of the task, function(*task))` as they finish, on `workers` processes.
 
     Every worker first calls `initialise(*arguments)`. Both functions live at the top of an importable module. One
-    worker or one task needs no process: all happens here. Leaving the iterator in any way ends the workers.
+    worker or one task needs no process: all happens here. Closing the iterator ends the workers (`contextlib.closing`).
 
     Errors: a `BertJaxError` of a worker as it is, any other with its traceback as text, and a `BertJaxError` when a
     worker is killed.
@@ -149,6 +149,8 @@ def serve() -> None:
             answer: tuple[Any, BaseException | None] = (function(*task), None)
         except BertJaxError as error:
             answer = (None, error)
+        except MemoryError:
+            answer = (None, BertJaxError("a worker process ran out of memory: use fewer workers"))
         except BaseException:
             answer = (None, RuntimeError(f"in a worker process:\n{traceback.format_exc()}"))
         pickle.dump(answer, answers)

@@ -12,7 +12,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from bert_jax.data.sources import Source, SourceSpec, open_sources
 from bert_jax.data.statistics import CHINESE_LIMIT, Statistics, summarise, table_of, warnings_of
 from bert_jax.data.store import Store, load_store, partial_path
 from bert_jax.data.streams import EncodingErrors, Unit
-from bert_jax.data.worker import Job, hash_lines, initialise, write_shard
+from bert_jax.data.worker import Job, hash_lines, initialise, is_finished, release, write_shard
 from bert_jax.errors import BertJaxError
-from bert_jax.files import clear_errors, digest, lock, read_json, require_absent, sha256, write_json
+from bert_jax.files import clear_errors, digest, lock, read_json, require_absent, write_json
 from bert_jax.text.interface import Tokenizer
 from bert_jax.text.tokenizer import load_tokenizer
 
@@ -90,7 +90,8 @@ def prepare(
         require_absent(target)
         reused = _start_or_continue(job, plan, tokenizer, shards)
         if not (job.root / "manifest.json").is_file():
-            _make_shards(job, shards, min(workers, len(shards)))
+            with _keeping_what_is_finished(job):
+                _make_shards(job, shards, min(workers, len(shards)))
             _finish(job, plan, tokenizer, [name for name, _ in shards], lengths)
         store = load_store(job.root)
         if verify:
@@ -167,7 +168,7 @@ def _start_or_continue(job: Job, plan: dict[str, Any], tokenizer: Tokenizer, sha
     with clear_errors("write", job.root):
         found = read_json(job.root / "plan.json") if (job.root / "plan.json").is_file() else None
         if found is not None and digest(found) == digest(plan):
-            kept = sum(_is_finished(job, name) for name, _ in shards)
+            kept = sum(is_finished(job, name) for name, _ in shards)
             if kept:
                 log(f"continuing: {kept} of {len(shards)} shards are already there")
             return kept
@@ -185,20 +186,21 @@ def _start_or_continue(job: Job, plan: dict[str, Any], tokenizer: Tokenizer, sha
     return 0
 
 
-def _is_finished(job: Job, name: str) -> bool:
-    """Whether a shard's record is there and its files are the ones recorded; removes the record otherwise."""
-    record = job.record(name)
-    if not record.is_file():
-        return False
-    files = read_json(record)["files"].items()
-    directory = job.shard(name)
-    whole = all((directory / file).is_file() and sha256(directory / file) == entry["sha256"] for file, entry in files)
-    if not whole:
-        record.unlink()
-    return whole
-
-
 # --- the work ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _keeping_what_is_finished(job: Job) -> Iterator[None]:
+    """Say after a failure or an interrupt that the work is not lost."""
+    try:
+        yield
+    except BaseException:
+        count = len(list((job.root / "records").glob("*.json")))
+        if count:
+            log(f"{count} finished shards are kept in {job.root}: the same call continues with them")
+        raise
+    finally:
+        release()
 
 
 def _make_shards(job: Job, shards: Shards, workers: int) -> None:
@@ -213,11 +215,11 @@ def _map(job: Job, description: str, function: Any, shards: Shards, workers: int
     sizes = {name: sum(unit.size for unit in units) for name, units in shards}
     tasks = sorted(shards, key=lambda item: (-sizes[item[0]], item[0]))
     done = 0.0
-    with progress(description, sum(sizes.values()) / 1e6, "MB") as advance:
-        with contextlib.closing(map_unordered(initialise, (job,), function, tasks, workers)) as finished:
-            for count, (index, _) in enumerate(finished, start=1):
-                done += sizes[tasks[index][0]] / 1e6
-                advance(done, f"{count}/{len(tasks)} shards")
+    finished = map_unordered(initialise, (job,), function, tasks, workers)
+    with progress(description, sum(sizes.values()) / 1e6, "MB") as advance, contextlib.closing(finished):
+        for count, (index, _) in enumerate(finished, start=1):
+            done += sizes[tasks[index][0]] / 1e6
+            advance(done, f"{count}/{len(tasks)} shards")
 
 
 def _finish(job: Job, plan: dict[str, Any], tokenizer: Tokenizer, names: list[str], lengths: Sequence[int]) -> None:
@@ -232,7 +234,7 @@ def _finish(job: Job, plan: dict[str, Any], tokenizer: Tokenizer, names: list[st
             f"{plan['sources']} gives no documents{why}; lower --min-document-sentences or give more text"
         )
     summary = summarise(statistics, lambda number: tokenizer.pieces([number])[0], lengths)
-    records = [read_json(job.record(name)) for name in names]
+    records = [read_json(job.record(name))["shard"] for name in names]
     if not sum(record["train"]["documents"] for record in records):
         raise BertJaxError(
             f"all {summary['documents']} documents fell into the held-out part: lower --eval-fraction or give more text"
@@ -282,7 +284,7 @@ def _report(store: Store, reused: int, workers: int, seconds: float) -> dict[str
     summary = manifest["summary"]
     return {
         **summary,
-        "warnings": warnings_of(summary),
+        "warnings": warnings_of(summary) + _held_out_warning(manifest),
         "store": str(store.path),
         "fingerprint": store.fingerprint,
         "train": manifest["train"],
@@ -294,6 +296,13 @@ def _report(store: Store, reused: int, workers: int, seconds: float) -> dict[str
         "seconds": round(seconds, 3),
         "megabytes_per_second": round(summary["bytes"] / 1e6 / max(seconds, 1e-9), 3),
     }
+
+
+def _held_out_warning(manifest: dict[str, Any]) -> list[str]:
+    fraction = manifest["settings"]["eval_fraction"]
+    if not fraction or manifest["eval"]["documents"]:
+        return []
+    return [f"no document was held out for evaluation at --eval-fraction {fraction}: give a larger one, or more text"]
 
 
 def _tell(report: dict[str, Any]) -> None:

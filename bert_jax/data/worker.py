@@ -14,7 +14,7 @@ from bert_jax.data.shard import NpyStream, ShardWriter, hashes_of, is_eval
 from bert_jax.data.sources import read_unit
 from bert_jax.data.statistics import Statistics
 from bert_jax.data.streams import Unit
-from bert_jax.files import clear_errors, write_json
+from bert_jax.files import clear_errors, read_json, sha256, write_json
 from bert_jax.text.interface import Tokenizer
 from bert_jax.text.tokenizer import load_tokenizer
 
@@ -70,6 +70,12 @@ def initialise(job: Job) -> None:
     _state = _State(job)
 
 
+def release() -> None:
+    """Let go of what `initialise` made in this process."""
+    global _state
+    _state = None
+
+
 def write_shard(name: str, units: Sequence[Unit]) -> str:
     """Turn the documents of `units` into the shard `name`; its bytes depend on nothing else. Returns the name."""
     assert _state is not None
@@ -92,9 +98,24 @@ def write_shard(name: str, units: Sequence[Unit]) -> str:
             _write_batch(batch, writer, statistics, _state)
         record = writer.finish()
     assert repeated is None or line == len(repeated), (name, line)
-    statistics.save(job.record(name).with_suffix(".npz"))
-    write_json(job.record(name), {"name": name, **record})
+    path = job.record(name).with_suffix(".npz")
+    statistics.save(path)
+    write_json(job.record(name), {"shard": {"name": name, **record}, "statistics_sha256": sha256(path)})
     return name
+
+
+def is_finished(job: Job, name: str) -> bool:
+    """Whether a shard's record is there and its files are the ones recorded; removes the record otherwise."""
+    path = job.record(name)
+    if not path.is_file():
+        return False
+    record = read_json(path)
+    expected = {job.shard(name) / file: entry["sha256"] for file, entry in record["shard"]["files"].items()}
+    expected[path.with_suffix(".npz")] = record["statistics_sha256"]
+    whole = all(file.is_file() and sha256(file) == digest for file, digest in expected.items())
+    if not whole:
+        path.unlink()
+    return whole
 
 
 def hash_lines(name: str, units: Sequence[Unit]) -> int:
