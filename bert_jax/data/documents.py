@@ -8,7 +8,7 @@ How a file of lines is read is decided once, from its first megabyte, and stored
 * Plain text otherwise, a blank line between documents. A line is *one sentence* when at most a quarter of the lines in
   that first megabyte hold several sentences by the sentence splitter; else lines are paragraphs and are split.
 
-A record's value is a string (lines of paragraphs, split), or a list of strings (sentences, kept as they are).
+A record's value is a string (its lines are paragraphs, split), or a list of strings (sentences, kept as they are).
 """
 
 from __future__ import annotations
@@ -89,11 +89,15 @@ def layout_of(lines: Iterable[str]) -> Layout:
 
 def read_line_unit(unit: Unit) -> Iterator[Document]:
     """The documents of a unit of kind text, wiki or json, in order; none of them empty."""
-    if unit.kind == "text":
-        return text_documents(unit)
-    if unit.kind == "wiki":
-        return wiki_documents(unit)
-    return json_documents(unit)
+    readers = {"text": text_documents, "wiki": wiki_documents, "json": json_documents}
+    return readers[unit.kind](unit)
+
+
+def sentences_or_lines(text: str, layout: Layout) -> Document:
+    """Paragraphs split into sentences; or, where a line is a sentence, the lines."""
+    if layout == "paragraphs":
+        return split_sentences(text)
+    return [line for line in map(str.strip, text.split("\n")) if line]
 
 
 def text_documents(unit: Unit) -> Iterator[Document]:
@@ -102,19 +106,12 @@ def text_documents(unit: Unit) -> Iterator[Document]:
     size = 0
     for offset, line in read_lines(unit):
         text = decode(line, offset, unit).strip()
-        if text and size < DOCUMENT_LIMIT:
-            size += len(line)
-            if unit.layout == "sentences":
-                document.append(text)
-            else:
-                document += split_sentences(text)
-            continue
-        if document:
+        if document and (not text or size >= DOCUMENT_LIMIT):
             yield document
-        document, size = [], 0
+            document, size = [], 0
         if text:
-            size = len(line)
-            document = [text] if unit.layout == "sentences" else split_sentences(text)
+            document += sentences_or_lines(text, unit.layout)
+            size += len(line)
     if document:
         yield document
 
@@ -141,7 +138,7 @@ def wiki_documents(unit: Unit) -> Iterator[Document]:
                 title = None
                 continue
             title = None
-            document += split_sentences(text)
+            document += sentences_or_lines(text, unit.layout)
     if document:
         yield document
 
@@ -165,7 +162,7 @@ def json_documents(unit: Unit) -> Iterator[Document]:
             raise BertJaxError(f"{line_place(unit, offset)}: not a JSON line: {error}") from error
         if "\\ud" in text or "\\uD" in text:
             record = _without_surrogates(record)
-        document = record_document(record, unit.field, functools.partial(line_place, unit, offset))
+        document = record_document(record, unit, functools.partial(line_place, unit, offset))
         if document:
             yield document
 
@@ -177,23 +174,26 @@ def _without_surrogates(value: Any) -> Any:
     )
 
 
-def record_document(
-    record: Any, field: str | None, place: Callable[[], str], encoding_errors: EncodingErrors = "strict"
-) -> Document:
-    """The document in a record: a string, a list of sentences, or a mapping that holds one under `field`.
+def record_document(record: Any, unit: Unit, place: Callable[[], str]) -> Document:
+    """The document in a record: a string, a list of sentences, or a mapping that holds one under the unit's field.
 
-    `field` may name a nested value (`a.b`) and several values to be joined as paragraphs (`title+abstract`).
+    The field may name a nested value (`a.b`) and several values to be joined as paragraphs (`title+abstract`). Without
+    one it is `text`, less a first line that repeats the record's `title` (WikiExtractor).
     `place()` says where the record lies, for messages. Errors: no such field, or a value of another type.
     """
     if not isinstance(record, dict):
-        return _value_document(record, "the record", place, encoding_errors)
-    document: Document = []
-    for name in (field or "text").split("+"):
-        document += _value_document(_lookup(record, name, place), name, place, encoding_errors)
-    title = record.get("title") if field is None else None
-    if document and isinstance(title, str) and document[0] == title.strip():
-        return document[1:]
-    return document
+        return _value_document(record, "the record", unit, place)
+    if unit.field is None:
+        value, title = _lookup(record, "text", place), record.get("title")
+        if isinstance(value, str) and isinstance(title, str):
+            first, _, rest = value.lstrip().partition("\n")
+            value = rest if first.strip() == title.strip() else value
+        return _value_document(value, "text", unit, place)
+    return [
+        sentence
+        for name in unit.field.split("+")
+        for sentence in _value_document(_lookup(record, name, place), name, unit, place)
+    ]
 
 
 def _lookup(record: dict[str, Any], name: str, place: Callable[[], str]) -> Any:
@@ -209,14 +209,16 @@ def _lookup(record: dict[str, Any], name: str, place: Callable[[], str]) -> Any:
     return value
 
 
-def _value_document(value: Any, name: str, place: Callable[[], str], encoding_errors: EncodingErrors) -> Document:
+def _value_document(value: Any, name: str, unit: Unit, place: Callable[[], str]) -> Document:
     if value is None:
         return []
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", encoding_errors)
-    if isinstance(value, str):
-        return split_sentences(value)
-    if isinstance(value, list | tuple) and all(isinstance(item, str | bytes) for item in value):
-        texts = (item.decode("utf-8", encoding_errors) if isinstance(item, bytes) else item for item in value)
+    texts = value if isinstance(value, list | tuple) else [value]
+    try:
+        texts = [text.decode("utf-8", unit.encoding_errors) if isinstance(text, bytes) else text for text in texts]
+    except UnicodeDecodeError as error:
+        raise BertJaxError(f"{place()}: {name} is not UTF-8 at byte {error.start} of the value") from error
+    if not all(isinstance(text, str) for text in texts):
+        raise BertJaxError(f"{place()}: {name} is {type(value).__name__}, expected a text or a list of sentences")
+    if isinstance(value, list | tuple):
         return [sentence for text in texts if (sentence := " ".join(text.split()))]
-    raise BertJaxError(f"{place()}: {name} is {type(value).__name__}, expected a text or a list of sentences")
+    return sentences_or_lines(texts[0], unit.layout)

@@ -23,7 +23,9 @@ def parquet_units(path: str, field: str | None, encoding_errors: EncodingErrors,
             size += _group_bytes(file.metadata.row_group(group), columns)
             if size >= unit_bytes or group == file.metadata.num_row_groups - 1:
                 units.append(
-                    Unit("parquet", path, start, group + 1, size, field=field, encoding_errors=encoding_errors)
+                    Unit(
+                        "parquet", path, start, group + 1, size, field=field or "text", encoding_errors=encoding_errors
+                    )
                 )
                 start, size = group + 1, 0
         return units if file.metadata.num_rows else []
@@ -50,7 +52,7 @@ def parquet_documents(unit: Unit) -> Iterator[Document]:
             for batch in batches:
                 for record in batch.to_pylist():
                     row += 1
-                    document = record_document(record, unit.field or "text", place, unit.encoding_errors)
+                    document = record_document(record, unit, place)
                     if document:
                         yield document
         except (pa.ArrowException, OSError) as error:

@@ -87,10 +87,7 @@ def tfds_documents(unit: Unit) -> Iterator[Document]:
             example = next(examples, None)
         if example is None:
             return
-        try:
-            document = record_document(_plain(example), unit.field, place, unit.encoding_errors)
-        except UnicodeDecodeError as error:
-            raise BertJaxError(f"{place()}: not UTF-8 at byte {error.start} of the value") from error
+        document = record_document(_plain(example), unit, place)
         if document:
             yield document
         row += 1
