@@ -1,4 +1,4 @@
-"""What turns a feed, a pure function of positions, into an iterator of batches that are ready before they are asked for.
+"""What turns a feed, a pure function of positions, into an iterator of batches that lie ready.
 
 Two drivers over the same function give the same batches: a plain prefetching thread, and a tf.data pipeline. The global
 batch of step s holds positions [s · batch, (s + 1) · batch); each process makes its own equal slice of it and no more,

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from bert_jax.console import warn
 from bert_jax.data.mixture import AnyFeed, Batch, Ints, Mixture
-from bert_jax.data.pairs import Spans, Walk, decode_rows
+from bert_jax.data.pairs import Walk
 from bert_jax.data.permutation import EpochOrder
 from bert_jax.data.plan import Plan, PlanKey, is_made, open_plan, row_count
+from bert_jax.data.spans import ROW_FIELDS, Spans, decode_rows
 from bert_jax.errors import BertJaxError
 
 VARIANTS = 10  # the published dupe_factor
@@ -141,7 +142,7 @@ class Feed:
     def spans(self, epochs: Ints, rows: Ints) -> Spans:
         """What stands in the plan for each (epoch, row): split-wide token numbers and labels."""
         variants = epochs % self.variants
-        found = np.empty((len(rows), 5), np.int32)
+        found = np.empty((len(rows), ROW_FIELDS), np.int32)
         for variant in np.unique(variants).tolist():
             here = np.flatnonzero(variants == variant)
             found[here] = self._plan(variant).rows[rows[here]]

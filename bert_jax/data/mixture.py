@@ -75,7 +75,7 @@ class Mixture:
         self._id_offsets = np.concatenate([[0], np.cumsum([feed.max_rows for feed in feeds])]).astype(np.int64)
         if self._id_offsets[-1] > 2**32:
             raise BertJaxError(
-                f"the mixture may hold {self._id_offsets[-1]:,} examples: expected at most 4,294,967,296; use fewer stores"
+                f"the mixture may hold {self._id_offsets[-1]:,} examples: expected at most {2**32:,}; use fewer stores"
             )
 
     def locate(self, positions: Ints) -> tuple[Ints, Ints]:

@@ -23,18 +23,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bert_jax.data.permutation import Bits, scaled, unit
+from bert_jax.data.spans import Ints, Spans, encode_rows, truncate
 from bert_jax.errors import BertJaxError
 
-Ints = NDArray[np.int64]
-
 OBJECTIVES = ("mlm+nsp", "mlm", "mlm+sop")
-ROW_FIELDS = 5
 # Part of every plan's digest: raise it when the rows made from the same input change.
 VERSION = 1
 
@@ -42,8 +40,6 @@ _BLOCK_SENTENCES = 1 << 18
 _SLICE = 1 << 17
 _LOCK_STEP_PRICE = 500  # of one lock-step, whatever its width, in sentences looked at (measured)
 _OTHER_DOCUMENT_TRIES = 10
-_STRETCH_BITS = 30
-_STRETCHES = 1 << 15
 
 
 class Documents(Protocol):
@@ -78,42 +74,6 @@ class Walk:
     def room(self) -> int:
         """Tokens beside the special ones: [CLS] A [SEP] B [SEP], or [CLS] A [SEP]."""
         return self.length - (2 if self.objective == "mlm" else 3)
-
-
-class Spans(NamedTuple):
-    """Decoded plan rows: split-wide token numbers, int64 (R,); A is [a0, a1), B is [b0, b1); label int32 (R,)."""
-
-    a0: Ints
-    a1: Ints
-    b0: Ints
-    b1: Ints
-    label: NDArray[np.int32]
-
-
-def encode_rows(spans: Spans) -> NDArray[np.int32]:
-    """Spans as int32 rows (R, 5): a0, a1, b0, b1, random.
-
-    A split may hold more than 2³¹ tokens, so each segment is counted from the start of the stretch of 2³⁰ tokens it
-    begins in; the last field is label + 2 · (A's stretch) + 2¹⁶ · (B's stretch).
-    """
-    stretch_a, stretch_b = spans.a0 >> _STRETCH_BITS, spans.b0 >> _STRETCH_BITS
-    if len(spans.a0) and max(int(stretch_a.max()), int(stretch_b.max())) >= _STRETCHES:
-        raise BertJaxError("a split of more than 2^45 tokens cannot be planned: cut it into several stores")
-    rows = np.empty((len(spans.a0), ROW_FIELDS), np.int32)
-    rows[:, 0] = spans.a0 - (stretch_a << _STRETCH_BITS)
-    rows[:, 1] = spans.a1 - (stretch_a << _STRETCH_BITS)
-    rows[:, 2] = spans.b0 - (stretch_b << _STRETCH_BITS)
-    rows[:, 3] = spans.b1 - (stretch_b << _STRETCH_BITS)
-    rows[:, 4] = spans.label | stretch_a << 1 | stretch_b << 16
-    return rows
-
-
-def decode_rows(rows: NDArray[np.int32]) -> Spans:
-    """The inverse of `encode_rows`."""
-    flags = rows[:, 4].astype(np.int64)
-    base_a, base_b = (flags >> 1 & (_STRETCHES - 1)) << _STRETCH_BITS, (flags >> 16) << _STRETCH_BITS
-    label = (rows[:, 4] & 1).astype(np.int32)
-    return Spans(rows[:, 0] + base_a, rows[:, 1] + base_a, rows[:, 2] + base_b, rows[:, 3] + base_b, label)
 
 
 def make_rows(documents: Documents, walk: Walk, seed: int, variant: int) -> Iterator[NDArray[np.int32]]:
@@ -215,9 +175,8 @@ def _chunks_from(block: _Block, walk: Walk, starts: Ints, lasts: Ints, targets: 
         return _Chunks(starts, stops, stops - starts + 1, np.zeros(len(starts), bool), stops + 1)
     after_first = stops - starts
     words = block.words[starts]
-    in_a = 1 + ((words >> np.uint64(32)) * np.maximum(after_first - 1, 0).astype(np.uint64) >> np.uint64(32)).astype(
-        np.int64
-    )
+    # Uniform from 1 to one less than the chunk's sentences, or 1: 32 of the word's bits, scaled.
+    in_a = 1 + ((words >> np.uint64(32)) * after_first.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
     if walk.objective == "mlm+sop":
         return _Chunks(starts, stops, in_a, np.zeros(len(starts), bool), stops + 1)
     is_random = (after_first == 0) | (words & np.uint64(1)).astype(bool)
@@ -288,7 +247,7 @@ def _examples(block: _Block, walk: Walk, starts: Ints, bits: Bits, others: _Othe
     base = np.int64(block.token_base)
     if walk.objective == "mlm":
         spans = Spans(a0 + base, a1 + base, np.zeros_like(a0), np.zeros_like(a0), label)
-        return _truncate(spans, walk.room, bits)
+        return truncate(spans, walk.room, bits)
     if walk.objective == "mlm+sop":
         alone = np.flatnonzero(chunks.stops == chunks.starts)
         a1[alone] = a0[alone] + 1 + bits.below(b1[alone] - a0[alone] - 1)
@@ -296,13 +255,13 @@ def _examples(block: _Block, walk: Walk, starts: Ints, bits: Bits, others: _Othe
         swapped = (bits.words(len(a0)) & np.uint64(1)).astype(bool)
         pairs = zip((spans.a0, spans.a1, spans.b0, spans.b1), (spans.b0, spans.b1, spans.a0, spans.a1), strict=True)
         spans = Spans(*(np.where(swapped, other, own) for own, other in pairs), swapped.astype(np.int32))
-        return _truncate(spans, walk.room, bits)
+        return truncate(spans, walk.room, bits)
     b0, b1 = a1 + base, b1 + base
     drawn = np.flatnonzero(chunks.is_random)
     own = _document_of(block, chunks.starts[drawn])
     wanted = np.maximum(block.targets[own] - (a1 - a0)[drawn], 1)
     b0[drawn], b1[drawn] = others.draw(own + block.first_document, wanted, bits)
-    return _truncate(Spans(a0 + base, a1 + base, b0, b1, label), walk.room, bits)
+    return truncate(Spans(a0 + base, a1 + base, b0, b1, label), walk.room, bits)
 
 
 def _is_one_token(block: _Block, chunks: _Chunks) -> NDArray[np.bool_]:
@@ -349,48 +308,6 @@ class _OtherDocuments:
             high = np.where(reached, middle, high)
             low = np.minimum(np.where(reached, low, middle + 1), high)
         return high
-
-
-def _truncate(spans: Spans, room: int, bits: Bits) -> Spans:
-    """Drop tokens until A and B together have `room`, as many from each side as dropping one by one would.
-
-    The longer loses tokens until both are level, then they take turns, B first; each token goes from the front by a
-    fair coin, so the number dropped in front is the number of ones among that many random bits.
-    """
-    in_a, in_b = spans.a1 - spans.a0, spans.b1 - spans.b0
-    excess = np.maximum(in_a + in_b - room, 0)
-    until_level = np.minimum(excess, np.abs(in_a - in_b))
-    rest = excess - until_level
-    from_a = np.where(in_a > in_b, until_level, 0) + rest // 2
-    from_b = excess - from_a
-    front_a, front_b = _ones(from_a, bits), _ones(from_b, bits)
-    return Spans(
-        spans.a0 + front_a,
-        spans.a1 - (from_a - front_a),
-        spans.b0 + front_b,
-        spans.b1 - (from_b - front_b),
-        spans.label,
-    )
-
-
-def _ones(flips: Ints, bits: Bits) -> Ints:
-    """How many of `flips` fair coins show one."""
-    ones = np.zeros_like(flips)
-    some = np.flatnonzero(flips)
-    if len(some):
-        words_each = (flips[some] + 63) >> 6
-        ends = np.cumsum(words_each)
-        words = bits.words(int(ends[-1]))
-        words[ends - 1] >>= (64 * words_each - flips[some]).astype(np.uint64)
-        ones[some] = np.add.reduceat(_bit_count(words), ends - words_each)
-    return ones
-
-
-def _bit_count(words: NDArray[np.uint64]) -> Ints:
-    counter: Any = getattr(np, "bitwise_count", None)  # numpy ≥ 2
-    if counter is None:
-        return np.unpackbits(words.view(np.uint8).reshape(-1, 8), axis=1).sum(axis=1, dtype=np.int64)
-    return counter(words).astype(np.int64)
 
 
 def _ranges(starts: Ints, sizes: Ints) -> Ints:

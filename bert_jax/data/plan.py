@@ -1,7 +1,7 @@
 """Plans: the rows of one variant of all examples of a split, kept as a disposable, memory-mapped file.
 
     DIR/plan-<digest>.json    how many rows, the share of random second segments, tokens, a checksum of each part
-    DIR/plan-<digest>.rows    int32 (rows, 5), see `pairs.encode_rows`
+    DIR/plan-<digest>.rows    int32 (rows, 5), see `spans.encode_rows`
 
 The digest covers all that the rows depend on, so a plan is never stale; one that is missing or damaged is made again,
 the same to the byte. Counting rows without making them costs a third, and only the small file is written then.
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from bert_jax.console import log
 from bert_jax.data import pairs
 from bert_jax.data.pairs import Documents, Walk
+from bert_jax.data.spans import ROW_FIELDS
 from bert_jax.errors import BertJaxError
 from bert_jax.files import PARTIAL_SUFFIX, atomic_writer, clear_errors, digest, lock, read_json, write_json
 
@@ -154,7 +155,7 @@ def _read(key: PlanKey) -> Plan | None:
     header = _read_header(key)
     if header is None or "checksums" not in header or not key.rows_path.is_file():
         return None
-    size = int(header["rows"]) * pairs.ROW_FIELDS * 4
+    size = int(header["rows"]) * ROW_FIELDS * 4
     with clear_errors("read", key.rows_path):
         if key.rows_path.stat().st_size != size:
             return None
@@ -162,7 +163,7 @@ def _read(key: PlanKey) -> Plan | None:
     if [zlib.crc32(part) for part in _parts(data)] != header["checksums"]:
         return None
     # A plain array: indexing a memmap object costs several times as much.
-    rows = np.asarray(data).view("<i4").reshape(-1, pairs.ROW_FIELDS)
+    rows = np.asarray(data).view("<i4").reshape(-1, ROW_FIELDS)
     return Plan(rows, {name: header[name] for name in ("rows", "random", "tokens")})
 
 

@@ -1,4 +1,4 @@
-"""google's TFRecords, as `create_pretraining_data.py` (google-research/bert) writes them: examples that are masked already.
+"""google's TFRecords, as google-research/bert's `create_pretraining_data.py` writes them: masked examples.
 
 A TFRecord file is a row of records: length (uint64), its checksum (uint32), the bytes, their checksum (uint32), all
 little-endian; a checksum is CRC-32C, rotated right by 15 and with 0xa282ead8 added. At first use TensorFlow's reader
