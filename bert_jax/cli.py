@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bert_jax import __version__, console
-from bert_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, BertJaxError, StoppedBySignal, UsageError
+from bert_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, BertJaxError, UsageError
 from bert_jax.files import to_json
 
 # In the order of a model's life. Each is a function of `bert_jax.commands`.
+DISTRIBUTED = ("pretrain", "evaluate")
 COMMANDS = ("vocab", "prepare", "tokenize", "show", "pretrain", "evaluate", "predict", "info", "bench")
 
 
@@ -34,9 +35,6 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_OK
     try:
         return run(arguments[0], arguments[1:])
-    except StoppedBySignal as stop:
-        console.log(str(stop))
-        return EXIT_STOPPED
     except BrokenPipeError:  # the reader of our output went away (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
@@ -81,14 +79,33 @@ def run(name: str, arguments: list[str]) -> int:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f": did you mean {close[0]!r}?" if close else f": expected one of {', '.join(COMMANDS)}"
         raise UsageError(f"unknown command {name!r}{hint}")
+    if name in DISTRIBUTED:
+        arguments = _join_processes(arguments)
     result = parse(getattr(commands, name), name, arguments)
     if isinstance(result, Iterator):
         for line in result:
             sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
-    elif result is not None:
+    elif result is not None and _is_first_process():
         print(to_json({"schema": 1, **result}))
-    return EXIT_OK
+    return EXIT_STOPPED if isinstance(result, dict) and result.get("stopped") else EXIT_OK
+
+
+def _join_processes(arguments: list[str]) -> list[str]:
+    """Start `jax.distributed` where there are several processes; returns the arguments without its three flags."""
+    from bert_jax.train.processes import find_processes, split_flags, start_processes
+
+    flags, rest = split_flags(arguments)
+    found = find_processes(*flags)
+    if found is not None and not {"-h", "--help"} & set(rest):
+        start_processes(found)
+    return rest
+
+
+def _is_first_process() -> bool:
+    """True without jax loaded: only a command that uses several processes has loaded it."""
+    jax = sys.modules.get("jax")
+    return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def parse(command: Callable[..., Any], name: str, arguments: list[str]) -> Any:

@@ -9,6 +9,7 @@ batch a pure function of its positions, and no price for resuming.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import zlib
@@ -77,6 +78,15 @@ class RecordsFeed:
         self.length, self.predictions = sizes["input_ids"], sizes["masked_lm_positions"]
         self._features = self._feature_types(sizes)
         self._parse(self._read_all(first), first)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over the records' sizes and checksums in order, wherever the files lie."""
+        state = hashlib.sha256()
+        for index in self._indices:
+            state.update(np.ascontiguousarray(index.sizes).tobytes())
+            state.update(np.ascontiguousarray(index.checksums).tobytes())
+        return state.hexdigest()
 
     def rows_per_epoch(self, epoch: int) -> int:
         """How many records there are."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bert_jax.console import log
@@ -16,6 +16,35 @@ class Processes(NamedTuple):
     coordinator: str | None
     count: int | None
     index: int | None
+
+
+FLAGS = ("--coordinator", "--processes", "--process")
+
+
+def split_flags(arguments: Sequence[str]) -> tuple[tuple[str | None, int | None, int | None], list[str]]:
+    """(coordinator, count, index) out of command-line arguments, and what is left of them.
+
+    Errors: `UsageError` for a flag without a value, or a number that is none.
+    """
+    values: dict[str, str] = {}
+    rest: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        flag, equals, value = argument.partition("=")
+        if flag not in FLAGS:
+            rest.append(argument)
+            continue
+        if not equals and not waiting:
+            raise UsageError(f"{flag} needs a value")
+        values[flag] = value if equals else waiting.pop(0)
+    return (values.get(FLAGS[0]), _number(FLAGS[1], values), _number(FLAGS[2], values)), rest
+
+
+def _number(flag: str, values: Mapping[str, str]) -> int | None:
+    if flag in values and not values[flag].isdecimal():
+        raise UsageError(f"{flag} {values[flag]}: expected a whole number")
+    return int(values[flag]) if flag in values else None
 
 
 def find_processes(
@@ -32,7 +61,8 @@ def find_processes(
             raise UsageError("--coordinator HOST:PORT, --processes N and --process I belong together: give all three")
         if count == 1:
             return None
-        assert count is not None and index is not None
+        assert count is not None
+        assert index is not None
         if not 0 <= index < count:
             raise UsageError(f"--process {index}: expected 0 to {count - 1} for --processes {count}")
         return Processes(coordinator, count, index)

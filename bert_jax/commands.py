@@ -1,0 +1,324 @@
+"""Every command of `bert-jax` as a plain function; the only place that joins the rooms.
+
+Arguments before the `/` stand without a name on the command line, the others are `--name VALUE`. A function returns
+a dict that is JSON, or an iterator of lines. Frameworks are imported inside the functions that need them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bert_jax.errors import UsageError
+
+if TYPE_CHECKING:
+    from bert_jax.config import Config
+    from bert_jax.infer.loaded import Bert
+
+
+def vocab(
+    *,
+    source: Sequence[str],
+    out: str,
+    size: int = 30522,
+    kind: Literal["wordpiece", "sentencepiece", "words"] = "wordpiece",
+    cased: bool = False,
+    sample: str = "2GB",
+    min_count: int | None = None,
+    compare: Sequence[str] = (),
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Make a vocabulary from text.
+
+    Prints how many pieces a word of held-out text takes, beside the vocabularies named with --compare.
+
+    Args:
+        source: Where the text is: files, globs, directories, x.jsonl:field, x.parquet:field, tfds:..., stdlib, -.
+        out: Tokenizer directory to make.
+        size: Number of entries, exactly.
+        kind: wordpiece (BERT), sentencepiece (ALBERT) or words (text that is already encoded).
+        cased: Keep upper case and accents.
+        sample: Most text to count, in bytes (2GB, 500MB); a deterministic sample of what is there.
+        min_count: Least number of times a word must occur.
+        compare: vocab.txt files of other vocabularies, measured on the same held-out words.
+        workers: Processes (default: one per core).
+    """
+    from bert_jax.data.counting import vocabulary_from_source
+    from bert_jax.data.sources import open_sources
+
+    return vocabulary_from_source(
+        open_sources(list(source)),
+        out,
+        size,
+        kind,
+        cased,
+        sample_bytes=parse_bytes(sample),
+        min_count=min_count,
+        workers=workers,
+    )
+
+
+def prepare(
+    *,
+    source: Sequence[str],
+    tokenizer: str,
+    out: str,
+    eval_fraction: float = 0.01,
+    segmenter: str | None = None,
+    workers: int | None = None,
+    verify: bool = False,
+    min_document_sentences: int = 1,
+    drop_repeated_lines: bool = False,
+    encoding_errors: Literal["strict", "replace"] = "strict",
+) -> dict[str, Any]:
+    """Turn text into a token store, on all cores.
+
+    Started again after it was killed it goes on with the shards that are not finished.
+
+    Args:
+        source: Where the text is, as for `bert-jax vocab`.
+        tokenizer: Tokenizer directory.
+        out: Token store to make.
+        eval_fraction: Share of the documents held out for evaluation.
+        segmenter: Chinese whole words: jieba, rjieba, spaces or MODULE:FUNCTION.
+        workers: Processes (default: one per core); the store does not depend on it.
+        verify: Read the finished store back and compare every checksum.
+        min_document_sentences: Leave out documents with fewer sentences.
+        drop_repeated_lines: Keep only the first of equal lines.
+        encoding_errors: What to do with bytes that are not UTF-8.
+    """
+    from bert_jax.data.prepare import prepare as make_store
+
+    return make_store(
+        list(source),
+        tokenizer,
+        out,
+        eval_fraction=eval_fraction,
+        segmenter=segmenter,
+        workers=workers,
+        verify=verify,
+        min_document_sentences=min_document_sentences,
+        drop_repeated_lines=drop_repeated_lines,
+        encoding_errors=encoding_errors,
+    )
+
+
+def tokenize(*, tokenizer: str, pieces: bool = False) -> Iterator[str]:
+    """Turn lines on stdin into lines of ids, or of pieces.
+
+    Args:
+        tokenizer: Tokenizer directory.
+        pieces: Print pieces instead of ids.
+    """
+    from bert_jax.text.tokenizer import load_tokenizer, tokenize_lines
+
+    return tokenize_lines(load_tokenizer(tokenizer), (line.rstrip("\n") for line in sys.stdin), pieces)
+
+
+def show(
+    what: str,
+    /,
+    *,
+    step: int = 0,
+    count: int = 3,
+    json: bool = False,
+    length: int = 128,
+    seed: int = 0,
+    whole_words: bool = False,
+) -> Iterator[str]:
+    """Show the very examples a step trains on: pairs, labels, tokens, and what happens to each mask.
+
+    Args:
+        what: A run directory, or a token store.
+        step: Which step's batch.
+        count: How many examples of it.
+        json: One JSON object per example instead of text.
+        length: Sequence length, for a store.
+        seed: Seed, for a store.
+        whole_words: Mask whole words, for a store.
+    """
+    from bert_jax.scale.show import show as show_examples
+
+    return show_examples(what, step, count, json=json, length=length, seed=seed, whole_words=whole_words)
+
+
+def pretrain(
+    config: str | Config,
+    /,
+    *,
+    run: str,
+    init: str | None = None,
+    change: bool = False,
+    overrides: Sequence[str] = (),
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Pre-train a model; resumes by itself when the run directory holds a checkpoint.
+
+    Every field of the configuration may be set: --section.field VALUE (bert-jax pretrain CONFIG --help lists them).
+
+    Args:
+        config: A configuration file, or the name of a shipped one, such as quickstart.
+        run: Run directory, made or continued.
+        init: MODEL to start a new run from.
+        change: Allow a changed schedule in a run that has begun.
+        overrides: Arguments as on the command line, such as ["--train.steps", "100"].
+        on_metrics: Called with every line of metrics.
+    """
+    from bert_jax.pretraining import pretrain as train_model
+
+    return train_model(config, Path(run), init=init, change=change, overrides=overrides, on_metrics=on_metrics)
+
+
+def evaluate(
+    model: str,
+    /,
+    *,
+    store: str | None = None,
+    split: Literal["eval", "train"] = "eval",
+    length: int | None = None,
+    batch: int = 64,
+    sequences: int = 2048,
+) -> dict[str, Any]:
+    """Score a model on held-out documents, beside what chance would score.
+
+    Pairs and masks come from a fixed seed: two models are comparable.
+
+    Args:
+        model: MODEL: a run directory (RUN, RUN@1000, RUN@best).
+        store: Token store (default: the run's own).
+        split: Which documents.
+        length: Sequence length (default: 128, or the model's longest if that is shorter).
+        batch: Sequences per step.
+        sequences: Most sequences.
+    """
+    from bert_jax.pretraining import evaluate as evaluate_model
+
+    return evaluate_model(model, store, split=split, length=length, batch=batch, sequences=sequences)
+
+
+def load(model: str | os.PathLike[str], *, cased: bool | None = None) -> Bert:
+    """Load a MODEL for predictions and for programs: `.fill_mask`, `.next_sentence`, `.apply`, `.params`."""
+    from bert_jax.infer.loaded import load as load_bert
+
+    return load_bert(model, cased=cased)
+
+
+def predict(
+    task: Literal["fill-mask", "next-sentence"],
+    model: str,
+    texts: tuple[str, ...] = (),
+    /,
+    *,
+    top_k: int = 5,
+    candidates: tuple[str, ...] = (),
+    out: str | None = None,
+    cased: bool | None = None,
+) -> Iterator[str]:
+    """Answers from a model, one JSON line per input.
+
+    Args:
+        task: fill-mask (text with [MASK]) or next-sentence (text with [SEP] between the two sentences).
+        model: MODEL: a run directory (RUN, RUN@1000, RUN@best).
+        texts: The texts; without any, lines from stdin.
+        top_k: How many pieces for each mask.
+        candidates: Only rank these words.
+        out: Write the lines to this .jsonl file instead of stdout.
+        cased: Override the tokenizer's casing.
+    """
+    from bert_jax.files import to_json
+    from bert_jax.infer.fill_mask import fill_masks
+    from bert_jax.infer.next_sentence import next_sentences
+
+    bert = load(model, cased=cased)
+    inputs: Iterable[str] = texts or (line.rstrip("\n") for line in sys.stdin)
+    if task == "fill-mask":
+        answers = fill_masks(bert, inputs, top_k, candidates or None)
+    else:
+        answers = next_sentences(bert, inputs)
+    lines = (to_json(answer) for answer in answers)
+    return lines if out is None else _to_file(lines, out)
+
+
+def _to_file(lines: Iterator[str], out: str) -> Iterator[str]:
+    from bert_jax.files import atomic_writer
+
+    if not out.endswith(".jsonl"):
+        raise UsageError(f"--out {out}: expected a name that ends in .jsonl")
+    with atomic_writer(out, "w") as file:
+        for line in lines:
+            file.write(line + "\n")
+    return iter(())
+
+
+def info(what: str, /) -> dict[str, Any]:
+    """Describe a model, a configuration or a token store.
+
+    Args:
+        what: MODEL, CONFIG or token store.
+    """
+    from bert_jax.scale.info import info as describe
+
+    return describe(what)
+
+
+def bench(
+    what: Literal["train", "feed", "prepare", "tokenize"],
+    config: str | None = None,
+    /,
+    *,
+    store: str | None = None,
+    source: Sequence[str] = (),
+    tokenizer: str | None = None,
+    length: int | None = None,
+    batch: int | None = None,
+    steps: int | None = None,
+    repeats: int | None = None,
+) -> dict[str, Any]:
+    """Measure speed on this machine: the train step, the feed, preparation or tokenization.
+
+    Without arguments on synthetic text drawn from a seed, equal on every machine.
+
+    Args:
+        what: The workload.
+        config: CONFIG or preset, for train.
+        store: Token store, for real text in train and feed.
+        source: Real text, for prepare and tokenize.
+        tokenizer: Tokenizer directory, for prepare and tokenize.
+        length: Sequence length.
+        batch: Sequences per step.
+        steps: Timed steps.
+        repeats: Timed repetitions.
+    """
+    from bert_jax.scale.bench import bench as measure
+
+    return measure(
+        what,
+        config,
+        store=store,
+        source=source,
+        tokenizer=tokenizer,
+        length=length,
+        batch=batch,
+        steps=steps,
+        repeats=repeats,
+    )
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as 2GB, 500MB, 64KB or 1000 in bytes (powers of ten). Errors: `UsageError`."""
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1}
+    number, factor = text.strip().upper(), 1
+    for unit, value in units.items():
+        if number.endswith(unit):
+            number, factor = number.removesuffix(unit), value
+            break
+    try:
+        size = float(number) * factor
+    except ValueError:
+        size = 0.0
+    if not 1 <= size < float("inf"):
+        raise UsageError(f"{text!r} is no size: expected a number of bytes such as 2GB or 500MB")
+    return int(size)

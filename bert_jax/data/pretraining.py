@@ -1,0 +1,203 @@
+"""Everything a pre-training configuration reads: its stores (made first, from sources), tokenizer, feeds, and chance.
+
+The feeds of a phase depend on (stores, seed, phase) alone, so step → batch needs no state and any number of hosts.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bert_jax.config import Config
+from bert_jax.data.drivers import batches
+from bert_jax.data.feed import AnyFeed, make_feed
+from bert_jax.data.from_sources import store_from_sources
+from bert_jax.data.records import RecordsFeed, make_records_feed
+from bert_jax.data.store import Store, load_store
+from bert_jax.errors import BertJaxError
+from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
+
+EVALUATION_SEED = 0
+"""Pairs and order of held-out examples: the same for every model, so that models can be compared."""
+_PHASE_STRIDE = 0x9E3779B9
+
+
+@dataclass(frozen=True)
+class PretrainingData:
+    """What a configuration trains and is evaluated on."""
+
+    config: Config
+    tokenizer: Tokenizer
+    stores: tuple[Store, ...]
+    weights: tuple[float, ...]
+    records: tuple[str, ...]
+    evaluation_stores: dict[str, Store]
+    """By name; the training store itself under the empty name, when it holds documents out."""
+    plans: Path
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What makes this data what it is, wherever it lies."""
+        found = {"tokenizer": self.tokenizer.fingerprint}
+        if self.records:
+            found["records"] = self._records_feed(0).fingerprint
+        for index, store in enumerate(self.stores):
+            found["store" if len(self.stores) == 1 else f"store.{index}"] = store.fingerprint
+        if len(self.stores) > 1:
+            found["weights"] = " ".join(f"{weight:g}" for weight in self.weights)
+        return found
+
+    def _records_feed(self, seed: int) -> RecordsFeed:
+        return make_records_feed(self.records, seed=seed, index_dir=self.plans)
+
+    def train_feed(self, phase_index: int) -> AnyFeed:
+        """The examples of one phase, by position."""
+        config, phase = self.config, self.config.phases[phase_index]
+        seed = config.train.seed + _PHASE_STRIDE * phase_index
+        if self.records:
+            feed = self._records_feed(seed)
+            if (feed.length, feed.predictions) != (phase.length, phase.predictions):
+                raise BertJaxError(
+                    f"data.records hold examples of length {feed.length} with {feed.predictions} predictions, phase "
+                    f"{phase_index} asks for {phase.length} with {phase.predictions}: records keep what they were made "
+                    f"with, so set --train.length {feed.length} --train.predictions {feed.predictions}"
+                )
+            return feed
+        return make_feed(
+            self.stores,
+            length=phase.length,
+            seed=seed,
+            objective=config.train.objective,
+            short_share=config.train.short_share,
+            variants=config.data.variants,
+            plan_dir=self.plans,
+            weights=self.weights if len(self.stores) > 1 else None,
+        )
+
+    def train_batches(self, phase_index: int, first: int, process_index: int, process_count: int) -> Iterator[Any]:
+        """This process's slices of the batches of one phase, from its step `first` to its end."""
+        phase = self.config.phases[phase_index]
+        return batches(
+            self.train_feed(phase_index),
+            first,
+            phase.steps - first,
+            phase.batch,
+            process_index=process_index,
+            process_count=process_count,
+            driver=self.config.data.driver,
+        )
+
+    def evaluation_feed(self, name: str, length: int) -> AnyFeed:
+        """The held-out examples of one evaluation store, by position."""
+        return held_out_feed(self.evaluation_stores[name], "eval", length, self.config.train.objective, self.plans)
+
+    def chance(self) -> dict[str, float | None]:
+        """What a model that has learned nothing would score: see `chance_of`."""
+        if self.records:
+            return {}
+        return chance_of(self.stores[0], self.train_feed(0))
+
+
+def open_pretraining_data(config: Config, run: Path, local: bool) -> PretrainingData:
+    """Open (and, from `data.sources`, first make) what `config` reads; `local`: one process and a local run.
+
+    Errors: `BertJaxError` when nothing or too much is named, stores do not fit each other, or a mask needs word starts
+    that a store does not have.
+    """
+    data = config.data
+    named = [name for name in ("store", "sources", "records") if getattr(data, name)]
+    if len(named) != 1:
+        found = "none" if not named else " and ".join(f"data.{name}" for name in named)
+        raise BertJaxError(
+            f"the configuration names {found}: name exactly one of data.store (made by bert-jax prepare), "
+            "data.sources, data.records"
+        )
+    cache = Path(data.cache) if data.cache else run / "data"
+    specs = data.store
+    if data.sources:
+        if not local:
+            raise BertJaxError(
+                "data.sources makes a store on one machine only: with several processes run bert-jax prepare first and "
+                "name its store with --data.store"
+            )
+        specs = (str(store_from_sources(data, cache)),)
+    stores, weights = zip(*(_open(spec) for spec in specs), strict=True) if specs else ((), ())
+    if data.records and data.tokenizer is None:
+        raise BertJaxError("data.records needs --data.tokenizer: the vocabulary its ids were made with")
+    tokenizer = load_tokenizer(data.tokenizer if data.records else stores[0].tokenizer_path)  # type: ignore[arg-type]
+    _check_stores(config, stores, tokenizer)
+    records = tuple(path for pattern in data.records for path in sorted(glob.glob(pattern)) or [pattern])
+    return PretrainingData(
+        config, tokenizer, stores, weights, records, _evaluation_stores(config, stores, tokenizer), cache / "plans"
+    )
+
+
+def _open(spec: str) -> tuple[Store, float]:
+    """A store written PATH or PATH=WEIGHT."""
+    path, separator, weight = spec.rpartition("=")
+    if not separator or Path(spec).exists():
+        return load_store(spec), 1.0
+    try:
+        share = float(weight)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < math.inf:
+        raise BertJaxError(f"data.store {spec!r}: expected PATH or PATH=WEIGHT with a positive number")
+    return load_store(path), share
+
+
+def _check_stores(config: Config, stores: tuple[Store, ...], tokenizer: Tokenizer) -> None:
+    if config.data.tokenizer is not None and stores:
+        named = load_tokenizer(config.data.tokenizer)
+        if named.fingerprint != tokenizer.fingerprint:
+            raise BertJaxError(
+                f"store {stores[0].path} was made by another tokenizer ({tokenizer.fingerprint[:12]}) than "
+                f"data.tokenizer {config.data.tokenizer} ({named.fingerprint[:12]}): prepare it with that one"
+            )
+    for store in stores:
+        if config.train.whole_words and not store.has_word_starts:
+            raise BertJaxError(
+                f"train.whole_words: store {store.path} does not know where words begin "
+                f"({store.manifest.get('word_starts')}): prepare it with --segmenter jieba (or another)"
+            )
+    if config.train.whole_words and config.data.records:
+        raise BertJaxError("train.whole_words: data.records are masked already; the option needs a token store")
+
+
+def _evaluation_stores(config: Config, stores: tuple[Store, ...], tokenizer: Tokenizer) -> dict[str, Store]:
+    found: dict[str, Store] = {}
+    if stores and stores[0].split("eval").documents:
+        found[""] = stores[0]
+    for spec in config.evaluate.stores:
+        name, separator, path = spec.partition("=")
+        if not separator or not name.isidentifier() or not path:
+            raise BertJaxError(f"evaluate.stores {spec!r}: expected NAME=PATH with a plain NAME")
+        found[name] = load_store(path)
+    for name, store in found.items():
+        if store.tokenizer_fingerprint != tokenizer.fingerprint:
+            raise BertJaxError(
+                f"evaluate.stores {name}={store.path} was made by another tokenizer: prepare it with this one"
+            )
+    return found
+
+
+def held_out_feed(store: Store, split: str, length: int, objective: str, plans: Path) -> AnyFeed:
+    """The examples a model is evaluated on: one variant of the pairs under a fixed seed."""
+    return make_feed(
+        [store], split=split, length=length, seed=EVALUATION_SEED, objective=objective, variants=1, plan_dir=plans
+    )
+
+
+def chance_of(store: Store, feed: AnyFeed) -> dict[str, float | None]:
+    """What can be scored without reading: unigram entropy (nats), the commonest token's share, the commoner label's."""
+    described = feed.describe()
+    summary = store.manifest.get("summary", {})
+    return {
+        "chance_mlm_loss": summary.get("unigram_entropy"),
+        "chance_mlm_accuracy": summary.get("commonest_token_share"),
+        "chance_nsp_accuracy": described.get("majority_label_share"),
+    }

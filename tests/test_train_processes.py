@@ -1,0 +1,49 @@
+"""train.processes: flags and environments that mean several processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from bert_jax.errors import UsageError
+from bert_jax.train.processes import Processes, find_processes, split_flags
+
+
+def test_flags_are_taken_out_of_the_arguments() -> None:
+    flags, rest = split_flags(["quickstart", "--processes", "2", "--run", "r", "--process=1", "--coordinator", "h:1"])
+    assert flags == ("h:1", 2, 1)
+    assert rest == ["quickstart", "--run", "r"]
+    assert find_processes(*flags, environment={}) == Processes("h:1", 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"SLURM_NTASKS": "4"}, None),  # an allocation, but not inside a step of it
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2"}, Processes(None, None, None)),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"}, Processes(None, None, None)),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, Processes(None, None, None)),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, None),
+    ],
+)
+def test_environments(environment: dict[str, str], expected: Processes | None) -> None:
+    assert find_processes(None, None, None, environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--processes", "two"], "--processes two: expected a whole number"),
+        (["--process"], "--process needs a value"),
+        (["--processes", "2"], "belong together"),
+        (["--coordinator", "h:1", "--processes", "2", "--process", "2"], "--process 2: expected 0 to 1"),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        find_processes(*split_flags(arguments)[0], environment={})
+
+
+def test_one_process_needs_no_coordinator() -> None:
+    assert find_processes("h:1", 1, 0, {}) is None
