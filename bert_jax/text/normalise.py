@@ -10,6 +10,7 @@ a text is one `str.translate`; with them it takes the slow path.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from bert_jax.text.unicode_tables import (
@@ -31,13 +32,15 @@ CHINESE_RANGES = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
+_CHINESE_FIRST, _CHINESE_LAST = zip(*((chr(first), chr(last)) for first, last in sorted(CHINESE_RANGES)), strict=True)
 # Punctuation to the official code although Unicode calls some of it symbols: all of ASCII but letters, digits, blanks.
 _ASCII_PUNCTUATION = frozenset(map(chr, (*range(33, 48), *range(58, 65), *range(91, 97), *range(123, 127))))
 
 
 def is_chinese(char: str) -> bool:
     """Whether the official code puts blanks around `char`."""
-    return any(first <= ord(char) <= last for first, last in CHINESE_RANGES)
+    place = bisect_right(_CHINESE_FIRST, char)
+    return place > 0 and char <= _CHINESE_LAST[place - 1]
 
 
 def is_punctuation(char: str) -> bool:
@@ -96,7 +99,10 @@ class WordSplitter:
         try:
             return text.translate(self._images).split()
         except _NeedsContext:
-            return [aligned.word for aligned in self.aligned(text)]
+            tokens = whitespace_tokens(text)
+            if len(tokens) == 1:
+                return [aligned.word for aligned in self.aligned(text)]
+            return [word for token in tokens for word in self(token)]
 
     def aligned(self, text: str) -> list[AlignedWord]:
         """The words of `text` with the places of their characters in it: the rules, step by step."""
@@ -182,9 +188,11 @@ class _Images(dict[int, str]):
                 raise _NeedsContext
             image = lower_character(char, 0)
         if splitter.strip_accents:
-            image = "".join(decomposed_character(part) for part in image)
-            image = "".join(part for part in image if part not in character_set("nonspacing_mark"))
-            if any(map(combining_class, image)):
+            accents = character_set("nonspacing_mark")
+            parts = [part for whole in image for part in decomposed_character(whole) if part not in accents]
+            if any(map(combining_class, parts)):
                 raise _NeedsContext
-        image = "".join(f" {part} " if is_punctuation(part) else part for part in image)
+            image = "".join(parts)
+        if any(map(is_punctuation, image)):
+            image = "".join([f" {part} " if is_punctuation(part) else part for part in image])
         return f" {image} " if splitter.chinese and is_chinese(char) else image

@@ -31,7 +31,6 @@ def readable(words: Sequence[str]) -> str:
 def _blank_before(words: Sequence[str], index: int) -> bool:
     """Whether a blank stands between word `index` and the one before it; straight quotation marks aside."""
     previous, word = words[index - 1], words[index]
-    following = words[index + 1] if index + 1 < len(words) else ""
     before_previous = words[index - 2] if index > 1 else ""
     if word in _NO_BLANK_BEFORE or previous in _NO_BLANK_AFTER:
         return False
@@ -41,10 +40,10 @@ def _blank_before(words: Sequence[str], index: int) -> bool:
         return not previous[-1:].isalnum()
     if previous in _APOSTROPHES:
         opens = not before_previous[-1:].isalnum()
-        return not (opens or word.lower() in _AFTER_APOSTROPHE or (len(before_previous) == 1 and following != ""))
+        return not (opens or word.lower() in _AFTER_APOSTROPHE or len(before_previous) == 1)
     if previous in (".", ",", ":") and _is_number(before_previous) and _is_number(word):
         return previous == "," and len(word) != 3  # 3.5, 12:30, 1,024, but 1990, 20
-    return not (_is_chinese_word(previous) or _is_chinese_word(word))
+    return previous in _NO_BLANK_BEFORE or not (_is_chinese_word(previous) or _is_chinese_word(word))
 
 
 def _is_number(word: str) -> bool:

@@ -47,8 +47,8 @@ def load_tokenizer(directory: str | os.PathLike[str], cased: bool | None = None)
     """The tokenizer of `directory`.
 
     Casing: `cased` when given, else `do_lower_case` of `tokenizer_config.json`, else the directory's name, else
-    whether more than 100 entries hold a capital letter (logged); SentencePiece is uncased unless told. Errors: `BertJaxError` for a directory that is
-    missing or holds no vocabulary, and whatever is wrong with that.
+    whether more than 100 entries hold a capital letter (logged); SentencePiece is uncased unless told.
+    Errors: `BertJaxError` for a directory that is missing or holds no vocabulary, and whatever is wrong with that.
     """
     folder = Path(directory)
     if not folder.is_dir():

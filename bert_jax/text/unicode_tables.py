@@ -93,6 +93,8 @@ def decomposed_character(char: str, compatible: bool = False) -> str:
 
 def canonical_order(characters: str) -> list[int]:
     """Indices of `characters` in canonical order: each run of combining characters sorted by class, stably."""
+    if character_map("combining_class").keys().isdisjoint(characters):
+        return list(range(len(characters)))
     order: list[int] = []
     run: list[tuple[int, int]] = []
     for index, char in enumerate(characters):

@@ -78,7 +78,8 @@ class WordsTokenizer(Tokenizer):
     def save(self, directory: str | os.PathLike[str]) -> None:
         folder = Path(directory)
         write_text(folder / VOCABULARY_FILE, "".join(f"{entry}\n" for entry in self._entries))
-        write_config(folder, "PreTrainedTokenizerFast", self._names, **{KIND_KEY: self.kind})
+        inputs = ["input_ids", "token_type_ids", "attention_mask"]
+        write_config(folder, "PreTrainedTokenizerFast", self._names, model_input_names=inputs, **{KIND_KEY: self.kind})
         write_json(folder / "tokenizer.json", self._hugging_face_tokenizer())
 
     def _hugging_face_tokenizer(self) -> dict[str, Any]:
