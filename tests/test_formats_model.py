@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import pytest
+from small_models import small_config, small_parameters, small_run, small_tokenizer
 
 from bert_jax.errors import BertJaxError
 from bert_jax.files import write_json
@@ -121,3 +123,34 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BertJaxError, match="an empty directory"):
         load_model(tmp_path / "empty")
+
+
+def equal_parameters(one: object, other: object) -> bool:
+    return jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), one, other))
+
+
+def test_a_run_loads_at_its_newest_named_and_best_step(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run", {3: 2.0, 7: 1.0, 9: 1.5})
+    for spec, step in (("run", 9), ("run@3", 3), ("run@best", 7)):
+        loaded = load_model(f"{tmp_path}/{spec}")
+        assert loaded.step == step
+        assert equal_parameters(loaded.params, small_parameters(step))
+    assert (loaded.kind, loaded.heads, loaded.config) == ("run", ("masked_lm", "next_sentence"), small_config())
+    assert loaded.tokenizer.fingerprint == small_tokenizer().fingerprint
+    assert loaded.provenance["fingerprints"] == run.fingerprints
+    with pytest.raises(BertJaxError, match="has no checkpoint 4: it has 3, 7, 9"):
+        load_model(f"{tmp_path}/run@4")
+
+
+def test_a_run_of_masked_words_alone_has_one_head(tmp_path: Path) -> None:
+    small_run(tmp_path / "run", {1: None}, objective="mlm")
+    assert load_model(tmp_path / "run").heads == ("masked_lm",)
+
+
+def test_a_run_without_a_checkpoint_or_moved_elsewhere(tmp_path: Path) -> None:
+    small_run(tmp_path / "empty", {})
+    with pytest.raises(BertJaxError, match="has no checkpoint yet"):
+        load_model(tmp_path / "empty")
+    small_run(tmp_path / "run", {1: None})
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert load_model(tmp_path / "moved").step == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 from bert_jax.bert_config import BertConfig
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors, read_json
-from bert_jax.text.tokenizer import Tokenizer
+from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.train.checkpoint import restore_params
+from bert_jax.train.run import Run, is_run, open_run
 
+HEADS = ("masked_lm", "next_sentence")
 HUB_PREFIX = "hf:"
 
 # Names from the time before organisations, as they are still typed, and where each lives today.
@@ -135,10 +138,6 @@ def _what_it_is(path: Path) -> str:
     return ""
 
 
-def _is_run(path: Path) -> bool:
-    return (path / "run.json").is_file()
-
-
 def _is_hugging_face(path: Path) -> bool:
     config = path / "config.json"
     if not config.is_file():
@@ -158,11 +157,25 @@ def _is_tf1_zip(path: Path) -> bool:
 def _load_run(path: Path, revision: str | None, cased: bool | None) -> LoadedModel:
     if revision is not None and revision != "best" and not revision.isdecimal():
         raise BertJaxError(f"{path}@{revision}: expected a step number or 'best' behind the @")
-    raise NotImplementedError
+    run = open_run(path)
+    tokenizer = load_tokenizer(run.tokenizer, cased)
+    config = run.config.model.with_vocab_size(tokenizer.vocab_size)
+    params, step = restore_params(path, int(revision) if revision and revision != "best" else revision)
+    return LoadedModel(config, params, tokenizer, "run", path, step, heads_of(params), run_provenance(run))
+
+
+def heads_of(params: Mapping[str, Any]) -> tuple[str, ...]:
+    """The heads whose parameters are there."""
+    return tuple(head for head in HEADS if head in params)
+
+
+def run_provenance(run: Run) -> dict[str, Any]:
+    """Where a run came from, in JSON values: when it was made, from what, on which data."""
+    return {"created": run.created, "initialized_from": run.initialized_from, "fingerprints": run.fingerprints}
 
 
 KINDS = (
-    Kind("run", "a run directory", _is_run, _load_run),
+    Kind("run", "a run directory", is_run, _load_run),
     Kind("hugging_face", "a Hugging Face model directory", _is_hugging_face, None),
     Kind("tf1", "a TensorFlow 1 checkpoint", _is_tf1, None),
     Kind("tf1_zip", "a zip of a TensorFlow 1 checkpoint", _is_tf1_zip, None),

@@ -15,6 +15,7 @@ from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.infer.fill_mask import fill_masks
 from bert_jax.infer.next_sentence import Pair, next_sentences
 from bert_jax.model import bert as model_room
+from bert_jax.model.dropout import Dropout
 from bert_jax.text.tokenizer import Tokenizer
 
 
@@ -63,7 +64,12 @@ class Bert:
                 logits = vectors @ params["head"]
                 return optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean()
         """
-        raise NotImplementedError
+        dropout = None
+        if dropout_key is not None:
+            example_ids = batch.get("example_ids", jnp.arange(batch["input_ids"].shape[0], dtype=jnp.uint32))
+            dropout = Dropout(dropout_key, example_ids)
+        given = self.params if params is None else params
+        return model_room.apply(self.module, given, batch, dropout, hidden_states, attentions)
 
     def fill_mask(
         self, texts: str | Iterable[str], top_k: int = 5, candidates: Sequence[str] | None = None

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bert_jax.data.pool import available_cores
 from bert_jax.data.prepare import prepare
 from bert_jax.data.store import load_store
-from bert_jax.scale.bench_record import available_cores, process_peak_bytes, record
+from bert_jax.scale.bench_record import process_peak_bytes, record
 from bert_jax.scale.bench_tokenize import DEFAULT_SOURCE, tokenizer_directory
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -14,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from bert_jax.data.pool import available_cores
+from bert_jax.train import run
 
 KEYS = (
     "sequences_per_second",
@@ -36,7 +38,7 @@ KEYS = (
     "commit",
     "store_fingerprint",
 )
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "tensorflow-cpu", "libtpu")
+_FURTHER_PACKAGES = ("tensorflow", "tensorflow-cpu", "sentencepiece", "libtpu")
 
 
 def record(workload: str, **figures: Any) -> dict[str, Any]:
@@ -48,14 +50,10 @@ def record(workload: str, **figures: Any) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, this package and the packages that decide speed."""
-    import bert_jax
-
-    found = {"python": platform.python_version(), "bert_jax": bert_jax.__version__}
-    for name in _PACKAGES:
-        try:
+    found = run.versions()
+    for name in _FURTHER_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -69,11 +67,6 @@ def commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:

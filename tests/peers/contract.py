@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,28 +68,34 @@ def train_flops(model: str, length: int, head_positions: int) -> int:
     return 3 * (layers * layer + head)
 
 
-def time_steps(step: Callable[[], Any], warmup: int, steps: int) -> tuple[float, list[float]]:
-    """Seconds of the first call (compilation included) and of `steps` calls after `warmup` calls.
+class Timing(NamedTuple):
+    """Seconds of the first call (compilation included), of each counted call, processor seconds per counted call."""
 
-    `step` returns only when its result is there.
-    """
+    first_seconds: float
+    seconds: list[float]
+    processor_seconds: float
+
+
+def time_steps(step: Callable[[], Any], warmup: int, steps: int) -> Timing:
+    """Time `steps` calls after `warmup` calls; `step` returns only when its result is there."""
     start = time.perf_counter()
     step()
     first = time.perf_counter() - start
     for _ in range(warmup - 1):
         step()
     seconds = []
+    used = time.process_time()
     for _ in range(steps):
         start = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - start)
-    return first, seconds
+    return Timing(first, seconds, (time.process_time() - used) / steps)
 
 
-def train_record(peer: str, arguments: argparse.Namespace, first: float, seconds: list[float], flops: int) -> dict:
+def train_record(peer: str, arguments: argparse.Namespace, timing: Timing, flops: int) -> dict[str, Any]:
     """The keys of `bert-jax bench train`; `mfu` is null because a CPU's peak is unknown."""
-    median = statistics.median(seconds)
-    ordered = sorted(seconds)
+    median = statistics.median(timing.seconds)
+    ordered = sorted(timing.seconds)
 
     def percentile(share: float) -> float:
         return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
@@ -108,7 +114,8 @@ def train_record(peer: str, arguments: argparse.Namespace, first: float, seconds
         "real_tokens_per_second": arguments.batch * arguments.length / median,
         "mfu": None,
         "flops_per_sequence": flops,
-        "compile_seconds": max(0.0, first - median),
+        "compile_seconds": max(0.0, timing.first_seconds - median),
+        "processor_seconds_per_step": timing.processor_seconds,
         "dtype": "float32",
         "device_kind": "cpu",
         "devices": 1,

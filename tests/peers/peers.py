@@ -35,7 +35,7 @@ def train_command(peer: str, model: str, batch: int, arguments: argparse.Namespa
     shapes = ["--batch", str(batch), "--length", "128", "--predictions", "20"]
     shapes += ["--steps", str(arguments.steps), "--warmup", str(arguments.warmup)]
     if peer == "ours":
-        return [arguments.ours, "-m", "bert_jax", "bench", "train", "--model", model, *shapes]
+        return [arguments.ours, "-m", "bert_jax", "bench", "train", model, *shapes]
     script = [arguments.theirs, str(HERE / ("train_keras_hub.py" if peer == "keras_hub" else "train_torch.py"))]
     head = [] if peer == "keras_hub" else ["--head", peer.removeprefix("torch_"), "--adamw", arguments.adamw]
     return [*script, "--model", model, *shapes, *head]

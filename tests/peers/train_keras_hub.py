@@ -82,9 +82,9 @@ def main() -> None:
         holder[0], loss = compiled(holder[0], batch)
         return float(loss)
 
-    first, seconds = contract.time_steps(step, arguments.warmup, arguments.steps)
+    timing = contract.time_steps(step, arguments.warmup, arguments.steps)
     flops = contract.train_flops(arguments.model, arguments.length, arguments.predictions)
-    record = contract.train_record("keras_hub", arguments, first, seconds, flops)
+    record = contract.train_record("keras_hub", arguments, timing, flops)
     contract.answer(record | {"dropout": arguments.dropout, "last_loss": step()}, "jax", "keras", "keras-hub")
 
 

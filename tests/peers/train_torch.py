@@ -40,10 +40,10 @@ def main() -> None:
         optimizer.step()
         return float(loss.detach())
 
-    first, seconds = contract.time_steps(step, arguments.warmup, arguments.steps)
+    timing = contract.time_steps(step, arguments.warmup, arguments.steps)
     head_positions = arguments.length if arguments.head == "shipped" else arguments.predictions
     flops = contract.train_flops(arguments.model, arguments.length, head_positions)
-    record = contract.train_record(f"torch_{arguments.head}", arguments, first, seconds, flops)
+    record = contract.train_record(f"torch_{arguments.head}", arguments, timing, flops)
     record |= {"attention_engine": model.config._attn_implementation, "adamw": arguments.adamw, "last_loss": step()}
     contract.answer(record, "torch", "transformers")
 

@@ -1,0 +1,136 @@
+"""`bench feed`: how fast examples come, what a plan costs, and how soon a resumed run has its first batch."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bert_jax.console import log
+from bert_jax.data.drivers import batches
+from bert_jax.data.feed import make_feed
+from bert_jax.data.plan import load_plan
+from bert_jax.data.store import Store, load_store
+from bert_jax.data.synthetic import make_synthetic_store
+from bert_jax.scale.bench_record import process_peak_bytes, record, spread
+
+RESUME_STEP = 1_000_000
+_LENGTHS = (128, 512)
+_ROUND_SEQUENCES = 1 << 15
+
+
+def open_bench_store(store: str | None, cache: Path, seed: int, tokens: int, vocab_size: int = 30522) -> Store:
+    """The store asked for, or a synthetic one drawn from `seed` under `cache`, equal on every machine."""
+    if store is not None:
+        return load_store(store)
+    log(f"drawing a synthetic store of {tokens:,} tokens; --store PATH names a real one instead")
+    return make_synthetic_store(cache / "store", seed, tokens, vocab_size)
+
+
+def bench_feed(
+    *,
+    store: str | None = None,
+    length: int | None = None,
+    batch: int = 256,
+    driver: str | None = None,
+    repeats: int = 5,
+    seed: int = 0,
+    tokens: int = 20_000_000,
+) -> dict[str, Any]:
+    """Sequences/s of real pairs with truncation and word starts, for lengths 128 and 512 and both drivers.
+
+    `rows` has one entry per (length, driver): `sequences_per_second` (the median of `repeats`), its spread, and
+    `cores_used` (processor seconds per second, tf.data's among them); and per length what its plan costs
+    (`plan_seconds_per_million`) and the seconds to the first batch of step 1,000,000 with the plan on disk and without
+    (`resume_seconds`, `resume_seconds_without_plan`). The head of the answer repeats the first entry.
+    """
+    lengths = _LENGTHS if length is None else (length,)
+    both = ("thread", "tf") if importlib.util.find_spec("tensorflow") is not None else ("thread",)
+    drivers = both if driver is None else (driver,)
+    rows: list[dict[str, Any]] = []
+    plans: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as cache:
+        opened = open_bench_store(store, Path(cache), seed, tokens)
+        for wanted in lengths:
+            folder = Path(cache) / f"plans-{wanted}"
+            plans.append(measure_plan(opened, wanted, batch, seed, folder))
+            for kind in drivers:
+                rows.append(_measure_driver(opened, wanted, batch, seed, folder, kind, repeats))
+        first = rows[0]
+        return record(
+            "feed",
+            sequences_per_second=first["sequences_per_second"],
+            real_tokens_per_second=first["real_tokens_per_second"],
+            device_kind="cpu",
+            peak_bytes=process_peak_bytes(),
+            peak_of="process",
+            batch=batch,
+            length=first["length"],
+            store_fingerprint=opened.fingerprint,
+            driver=first["driver"],
+            rows=rows,
+            plans=plans,
+        )
+
+
+def measure_plan(store: Store, length: int, batch: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Seconds to make one plan, and to the first batch of step 1,000,000 without and with what is then on disk."""
+    start = time.perf_counter()
+    plan = load_plan(store, "train", length=length, seed=seed + 1, variant=0, cache_dir=folder)
+    seconds = time.perf_counter() - start
+    without = _first_batch_seconds(store, length, batch, seed, folder)
+    found = [_first_batch_seconds(store, length, batch, seed, folder) for _ in range(3)]
+    return {
+        "length": length,
+        "plan_rows": len(plan.rows),
+        "plan_seconds": seconds,
+        "plan_seconds_per_million": seconds / max(1, len(plan.rows)) * 1e6,
+        "resume_step": RESUME_STEP,
+        "resume_seconds": statistics.median(found),
+        "resume_seconds_without_plan": without,
+    }
+
+
+def _first_batch_seconds(store: Store, length: int, batch: int, seed: int, folder: Path) -> float:
+    """From a store that has just been opened to the batch of step 1,000,000."""
+    start = time.perf_counter()
+    feed = make_feed(load_store(store.path), length=length, seed=seed, plan_dir=folder)
+    with batches(feed, RESUME_STEP, 1, batch, driver="thread") as source:  # type: ignore[attr-defined]
+        next(source)
+    return time.perf_counter() - start
+
+
+def _measure_driver(
+    store: Store, length: int, batch: int, seed: int, folder: Path, driver: str, repeats: int
+) -> dict[str, Any]:
+    """One driver at one length, after a round that is not counted."""
+    feed = make_feed(store, length=length, seed=seed, plan_dir=folder)
+    steps = max(1, _ROUND_SEQUENCES // batch)
+    rates: list[float] = []
+    cores: list[float] = []
+    tokens = 0
+    with batches(feed, 0, None, batch, driver=driver) as source:  # type: ignore[attr-defined]
+        for _ in range(steps):
+            tokens += int(np.count_nonzero(next(source)["input_mask"]))
+        for _ in range(repeats):
+            start, used = time.perf_counter(), time.process_time()
+            for _ in range(steps):
+                next(source)
+            seconds = time.perf_counter() - start
+            rates.append(steps * batch / seconds)
+            cores.append((time.process_time() - used) / seconds)
+    figures = spread(rates)
+    return {
+        "length": length,
+        "driver": driver,
+        "batch": batch,
+        "sequences_per_second": figures["median"],
+        "real_tokens_per_second": figures["median"] * tokens / (steps * batch),
+        "cores_used": statistics.median(cores),
+        "spread": figures,
+    }

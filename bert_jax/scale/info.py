@@ -1,0 +1,152 @@
+"""`info`: what a MODEL, a CONFIG or a token store is, without loading its arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bert_jax.bert_config import BertConfig
+from bert_jax.config import Config
+from bert_jax.config_files import find_config, load_config, shipped_configs
+from bert_jax.data.store import load_store
+from bert_jax.errors import BertJaxError
+from bert_jax.formats.model import HEADS, find_model, run_provenance
+from bert_jax.model.bert import abstract_parameters, make_model
+from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
+from bert_jax.train.run import Run, open_run
+from bert_jax.train.saved_steps import best_step, step_directories
+
+_ENCODER_PARTS = ("embeddings", "encoder", "pooler")
+
+
+def info(what: str | os.PathLike[str]) -> dict[str, Any]:
+    """Describe a MODEL, a CONFIG (path or shipped name) or a token store, as JSON values.
+
+    A model or configuration: `parameters` by part (`encoder_total` is embeddings, layers and pooler, without heads),
+    `model` (its BertConfig), `heads`, `vocabulary`, `step`, `provenance`. A store: its counts, tokenizer and
+    fingerprint. Errors: `BertJaxError` when it is none of these.
+    """
+    text = os.fspath(what)
+    path = Path(text)
+    if path.is_dir() and (path / "manifest.json").is_file():
+        return store_info(path)
+    if path.suffix == ".py" or (not path.exists() and text in shipped_configs()):
+        return config_info(text)
+    return model_info(text)
+
+
+def store_info(path: Path) -> dict[str, Any]:
+    """Counts, splits, tokenizer and fingerprint of a token store."""
+    store = load_store(path)
+    splits = {}
+    for name in ("train", "eval"):
+        split = store.split(name)
+        splits[name] = {"documents": split.documents, "sentences": split.sentences, "tokens": split.tokens}
+    return {
+        "kind": "store",
+        "path": str(path),
+        "fingerprint": store.fingerprint,
+        **splits,
+        "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
+        "vocabulary": vocabulary_info(load_tokenizer(store.tokenizer_path)),
+        "word_starts": store.word_starts,
+        "summary": store.manifest.get("summary"),
+    }
+
+
+def config_info(name_or_path: str) -> dict[str, Any]:
+    """A CONFIG: the model it describes, and what it would train on for how long."""
+    path = find_config(name_or_path)
+    config = load_config(path)
+    known = config.train.steps is not None
+    return {
+        "kind": "config",
+        "path": str(path),
+        **shape_info(_with_config_vocabulary(config), _heads(config.train.objective)),
+        "vocabulary": None,
+        "phases": [dataclasses.asdict(phase) for phase in config.phases] if known else None,
+        "total_steps": config.total_steps if known else None,
+        "minutes": config.train.minutes,
+        "data": {"store": list(config.data.store), "sources": list(config.data.sources)},
+        "optimizer": config.optimizer.name,
+    }
+
+
+def _with_config_vocabulary(config: Config) -> BertConfig:
+    """The model with the vocabulary size that its data section asks for, where the model leaves it open."""
+    if config.model.vocab_size is None and config.data.vocab_size is not None:
+        return config.model.with_vocab_size(config.data.vocab_size)
+    return config.model
+
+
+def model_info(spec: str) -> dict[str, Any]:
+    """A MODEL: for a run its newest step and all the steps it has saved."""
+    kind, path, revision = find_model(spec)
+    if kind.name != "run":
+        raise BertJaxError(
+            f"{path} is {kind.title}, which this version of bert_jax cannot describe: give a run directory"
+        )
+    run = open_run(path)
+    tokenizer = load_tokenizer(run.tokenizer)
+    return {
+        "kind": "run",
+        "path": str(path),
+        **shape_info(run.config.model.with_vocab_size(tokenizer.vocab_size), _heads(run.config.train.objective)),
+        "vocabulary": vocabulary_info(tokenizer),
+        "step": _step_of(run, revision),
+        "steps_saved": list(step_directories(run.checkpoints)),
+        "total_steps": run.config.total_steps if run.config.train.steps is not None else None,
+        "provenance": run_provenance(run),
+    }
+
+
+def _step_of(run: Run, revision: str | None) -> int | None:
+    """The step meant by `revision`: the newest one without, None when nothing was saved yet."""
+    directories = step_directories(run.checkpoints)
+    if revision is None:
+        return max(directories, default=None)
+    step = best_step(directories) if revision == "best" else int(revision) if revision.isdecimal() else None
+    if step not in directories:
+        known = ", ".join(map(str, directories)) or "none"
+        raise BertJaxError(f"{run.path} has no checkpoint {revision!r}: it has {known}")
+    return step
+
+
+def _heads(objective: str) -> tuple[str, ...]:
+    return HEADS if objective != "mlm" else HEADS[:1]
+
+
+def shape_info(config: BertConfig, heads: tuple[str, ...]) -> dict[str, Any]:
+    """`model`, `heads` and `parameters` of a configuration; parameters are null while the vocabulary size is open."""
+    counted = None if config.vocab_size is None else count_parameters(config, heads)
+    return {"model": config.to_dict(), "heads": list(heads), "parameters": counted}
+
+
+def count_parameters(config: BertConfig, heads: tuple[str, ...] = HEADS) -> dict[str, int]:
+    """Number of parameters by part, of the encoder (published: 109,482,240 for base) and in total.
+
+    The decoder of the masked_lm head is the word embeddings, counted once, there.
+    """
+    parts = {name: _size(tree) for name, tree in abstract_parameters(make_model(config, heads=heads)).items()}
+    encoder = sum(parts[name] for name in _ENCODER_PARTS if name in parts)
+    return {**parts, "encoder_total": encoder, "total": sum(parts.values())}
+
+
+def _size(tree: Mapping[str, Any]) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def vocabulary_info(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Kind, size, casing and fingerprint of a tokenizer."""
+    return {
+        "kind": tokenizer.kind,
+        "size": tokenizer.vocab_size,
+        "cased": tokenizer.cased,
+        "fingerprint": tokenizer.fingerprint,
+    }

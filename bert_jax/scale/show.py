@@ -1,0 +1,192 @@
+"""`show`: the very examples a step trains on, made by the functions the step itself uses.
+
+The feed gives the examples of the step's positions, the step's own masking draws the masks from the same seed and
+epoch. Both are pure functions, so nothing is replayed or skipped: any step is shown at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bert_jax.config import Config, Data, Train
+from bert_jax.data.feed import AnyFeed
+from bert_jax.data.pretraining import open_pretraining_data
+from bert_jax.errors import BertJaxError
+from bert_jax.files import to_json
+from bert_jax.formats.model import find_model
+from bert_jax.text.tokenizer import Tokenizer
+from bert_jax.train.masking import Vocabulary
+from bert_jax.train.run import open_run
+from bert_jax.train.step import make_masked
+
+_LABELS = {"mlm+nsp": ("next", "random"), "mlm+sop": ("in order", "swapped")}
+
+
+class Shown(NamedTuple):
+    """What `show` looks at: a configuration, the feed of one of its phases, and the tokenizer of its ids."""
+
+    config: Config
+    phase_index: int
+    feed: AnyFeed
+    tokenizer: Tokenizer
+    fingerprints: dict[str, str]
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """What masking knows of a tokenizer."""
+    return Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids)
+
+
+def phase_at(config: Config, step: int) -> tuple[int, int]:
+    """The phase a global step belongs to, and the step's number inside it. Errors: `BertJaxError` past the end."""
+    inside = step
+    for index, phase in enumerate(config.phases):
+        if 0 <= inside < phase.steps:
+            return index, inside
+        inside -= phase.steps
+    raise BertJaxError(f"step {step} is not one of this run's: it has steps 0 to {config.total_steps - 1}")
+
+
+def shown_examples(shown: Shown, step: int, count: int) -> Iterator[dict[str, Any]]:
+    """The first `count` rows of global step `step` as JSON values.
+
+    Each: `step row position epoch example_id label b_is a b tokens masks`. `tokens` are the original pieces, specials
+    included, without padding; `masks` has `position original input change` for every prediction, `change` being
+    `mask` (80 %), `random` or `kept` (10 % each; a random draw that happens to be the original counts as kept).
+    """
+    phase_index, inside = phase_at(shown.config, step)
+    assert phase_index == shown.phase_index, (step, phase_index, shown.phase_index)
+    batch = shown.config.phases[phase_index].batch
+    positions = np.arange(inside * batch, inside * batch + min(count, batch), dtype=np.int64)
+    examples = shown.feed.examples(positions)
+    masked = make_masked(shown.config, phase_index, vocabulary_of(shown.tokenizer), shown.config.train.seed)
+    arrays = {name: np.asarray(array) for name, array in masked(examples).items()}
+    for row, position in enumerate(positions.tolist()):
+        place = {"step": step, "row": row, "position": position}
+        for name, key in (("epochs", "epoch"), ("example_ids", "example_id")):
+            if name in examples:
+                place[key] = int(examples[name][row])
+        yield place | _example(shown, arrays, row)
+
+
+def _example(shown: Shown, arrays: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+    """Label, texts, tokens and masks of one row of a masked batch."""
+    tokenizer, objective = shown.tokenizer, shown.config.train.objective
+    used = int(arrays["input_mask"][row].sum())
+    inputs = arrays["input_ids"][row, :used]
+    counted = arrays["masked_lm_weights"][row] > 0
+    places = arrays["masked_lm_positions"][row][counted]
+    original = inputs.copy()
+    original[places] = arrays["masked_lm_ids"][row][counted]
+    second = arrays["segment_ids"][row, :used].astype(bool)
+    label = int(arrays["next_sentence_labels"][row])
+    pieces = tokenizer.pieces(original.tolist())
+    shown_pieces = tokenizer.pieces(inputs[places].tolist())
+    masks = [
+        {
+            "position": place,
+            "original": pieces[place],
+            "input": piece,
+            "change": _change(int(inputs[place]), int(original[place]), tokenizer.mask_id),
+        }
+        for place, piece in zip(places.tolist(), shown_pieces, strict=True)
+    ]
+    return {
+        "label": None if objective == "mlm" else label,
+        "b_is": _LABELS[objective][label] if objective in _LABELS else None,
+        "a": tokenizer.decode(original[~second].tolist()),
+        "b": tokenizer.decode(original[second].tolist()) if second.any() else None,
+        "tokens": pieces,
+        "masks": masks,
+    }
+
+
+def _change(shown: int, original: int, mask_id: int) -> str:
+    if shown == mask_id:
+        return "mask"
+    return "kept" if shown == original else "random"
+
+
+def as_text(example: Mapping[str, Any]) -> Iterator[str]:
+    """One example for a person to read: where it stands, its pieces with the masks marked, and a blank line."""
+    pair = "" if example["b_is"] is None else f", B is {example['b_is']} (label {example['label']})"
+    where = ", ".join(f"{name} {example[name]}" for name in ("epoch", "example_id") if name in example)
+    changes = [mask["change"] for mask in example["masks"]]
+    tally = ", ".join(f"{changes.count(kind)} {kind}" for kind in ("mask", "random", "kept"))
+    yield (
+        f"step {example['step']} row {example['row']} ({where or 'record'}): {len(example['tokens'])} tokens{pair}; "
+        f"{len(changes)} predictions: {tally}"
+    )
+    marked = list(example["tokens"])
+    for mask in example["masks"]:
+        arrow = mask["input"] if mask["change"] != "kept" else "kept"
+        marked[mask["position"]] = f"{{{mask['original']}→{arrow}}}"
+    yield f"  {' '.join(marked)}"
+    yield ""
+
+
+def show(
+    store_or_run: str | os.PathLike[str],
+    step: int = 0,
+    count: int = 3,
+    *,
+    json: bool = False,
+    store: str | None = None,
+    length: int = 128,
+    batch: int = 256,
+    seed: int = 0,
+    whole_words: bool = False,
+) -> Iterator[str]:
+    """Lines that show the first `count` examples of `step`: text for a person, or a JSON object each with `json`.
+
+    Of a run, its own settings count and `length batch seed whole_words` are ignored; `store` says where its store
+    lies now. Of a token store, they say how it would be trained on. Errors: `BertJaxError` for a step past the end,
+    a run whose store is not there or is another one.
+    """
+    if step < 0 or count < 1:
+        raise BertJaxError(f"step {step}, count {count}: expected a step from 0 and a count from 1")
+    path = Path(store_or_run)
+    with tempfile.TemporaryDirectory() as plans:
+        if (path / "manifest.json").is_file():
+            shape = {"length": length, "batch": batch, "predictions": math.ceil(0.15 * length), "steps": step + 1}
+            train = Train(**shape, seed=seed, whole_words=whole_words)  # type: ignore[arg-type]
+            shown = shown_step(Config(data=Data(store=(str(path),), cache=plans), train=train), path, step)
+        else:
+            shown = shown_run(path, step, store)
+        for example in shown_examples(shown, step, count):
+            yield from [to_json(example)] if json else as_text(example)
+
+
+def shown_run(path: Path, step: int, store: str | None = None) -> Shown:
+    """A run as it trains at `step`, on its own store or on the same one at `store`."""
+    kind, path, _ = find_model(path)
+    if kind.name != "run":
+        raise BertJaxError(f"{path} is {kind.title}: give a token store or a run directory")
+    run = open_run(path)
+    config = run.config
+    if store is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=(store,), sources=()))
+    shown = shown_step(config, path, step)
+    for name, fingerprint in shown.fingerprints.items():
+        expected = run.fingerprints.get(name)
+        if expected != fingerprint:
+            raise BertJaxError(
+                f"{path} was trained on {name} {str(expected)[:12]}, found is {fingerprint[:12]}: "
+                "name the store it was trained on with --store"
+            )
+    return shown
+
+
+def shown_step(config: Config, folder: Path, step: int) -> Shown:
+    """What `config` trains on at `step`; `folder` is where a run of it would keep its data."""
+    phase_index, _ = phase_at(config, step)
+    data = open_pretraining_data(config, folder, local=True)
+    return Shown(config, phase_index, data.train_feed(phase_index), data.tokenizer, data.fingerprints)

@@ -1,0 +1,51 @@
+"""The next-sentence probability is the published label 0's, for pairs in any form."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from small_models import small_bert
+
+from bert_jax.errors import BertJaxError
+from bert_jax.infer.loaded import Bert
+
+
+@pytest.fixture(scope="module")
+def bert() -> Bert:
+    return small_bert()
+
+
+def test_probability_equals_the_models(bert: Bert) -> None:
+    pairs = [("the cat sat", "it was tired"), ("rain .", "the street was wet ."), ("it ran", "a dog " * 20)]
+    answers = bert.next_sentence(pairs)
+    for (a, b), answer in zip(pairs, answers, strict=True):
+        batch = {name: array[None] for name, array in bert.tokenizer.encode(a, b).items()}
+        expected = jax.nn.softmax(bert.apply(batch)["next_sentence_logits"][0])[0]
+        assert answer["probability"] == pytest.approx(float(expected), rel=1e-4)
+        assert answer["follows"] == (expected >= 0.5)
+        assert (answer["a"], answer["b"]) == (a, b.strip())
+    assert len({round(answer["probability"], 4) for answer in answers}) == 3
+
+
+def test_one_pair_or_many_as_tuple_or_text(bert: Bert) -> None:
+    one = bert.next_sentence(("the cat", "it sat"))
+    assert one == bert.next_sentence("the cat [SEP] it sat")
+    many = bert.next_sentence(["the cat [SEP] it sat", ("the cat", "it sat")])
+    np.testing.assert_allclose([answer["probability"] for answer in many], one["probability"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("one sentence", r"input 1 has 1 part\(s\): expected two sentences, as 'first \[SEP\] second'"),
+        ("a [SEP] b [SEP] c", r"input 1 has 3 part\(s\)"),
+        ("", r"input 1 has 1 part\(s\)"),
+        ("[SEP] b", "input 1: A is empty"),
+        (("a", " "), "input 1: B is empty"),
+        (("cat " * 40, "dog " * 40), "input 1 is 83 tokens long .* more than the model's 64 positions"),
+    ],
+)
+def test_bad_pairs(bert: Bert, pair, message: str) -> None:
+    with pytest.raises(BertJaxError, match=message):
+        bert.next_sentence(pair)
