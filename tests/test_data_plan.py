@@ -77,7 +77,9 @@ def test_counting_makes_no_rows_and_survives_their_loss(store: Store, tmp_path: 
     assert builds == [0, 0]
 
 
-@pytest.mark.parametrize("damage", ["rows byte", "rows cut", "rows longer", "rows gone", "header byte", "header cut", "count"])
+@pytest.mark.parametrize(
+    "damage", ["rows byte", "rows cut", "rows longer", "rows gone", "header byte", "header cut", "count"]
+)
 def test_damage_costs_a_rebuild(store: Store, tmp_path: Path, builds: list[int], damage: str) -> None:
     one = key(store, tmp_path)
     rows = np.array(open_plan(one).rows)
@@ -105,9 +107,10 @@ def test_a_build_that_fails_leaves_nothing(store: Store, tmp_path: Path, monkeyp
         yield np.zeros((3, 5), np.int32)
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(BertJaxError, match="No space left on device"):
+    with monkeypatch.context() as patch:
         patch.setattr(pairs, "make_rows", failing)
-        open_plan(key(store, tmp_path))
+        with pytest.raises(BertJaxError, match="No space left on device"):
+            open_plan(key(store, tmp_path))
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
     assert len(open_plan(key(store, tmp_path)).rows)
 

@@ -93,7 +93,7 @@ class _Chunks:
 
 
 class _Batches(Iterator[Batch]):
-    """Cuts chunks into batches; subclasses say where the next chunk comes from."""
+    """Cuts chunks into batches; subclasses say where the next chunk comes from (`StopIteration`: there is none)."""
 
     def __init__(self, chunks: _Chunks):
         self._chunks = chunks
@@ -182,32 +182,44 @@ class _TensorFlowBatches(_Batches):
 
     def __init__(self, chunks: _Chunks, ahead: int):
         super().__init__(chunks)
-        self._tf = tensorflow_on_cpu()
+        self._stop = threading.Event()
         self._errors: list[BaseException] = []
-        self._iterator = iter(_dataset(self._tf, chunks, ahead, self._errors).as_numpy_iterator())
+        self._iterator: Iterator[Any] = iter(())
+        tf = tensorflow_on_cpu()
+        try:
+            self._iterator = _dataset(tf, chunks, ahead, self._stop, self._errors).as_numpy_iterator()
+        except BertJaxError as error:  # of the feed: it is raised where the other driver raises it
+            self._errors.append(error)
 
     def _next_chunk(self) -> list[np.ndarray]:
-        try:
-            return list(next(self._iterator))
-        except self._tf.errors.OpError as error:
-            raise (self._errors[0] if self._errors else error) from None
+        arrays = list(next(self._iterator, ()))
+        if arrays and len(arrays[0]):
+            return arrays
+        if self._errors:
+            raise self._errors[0]
+        raise StopIteration
 
     def close(self) -> None:
         super().close()
+        self._stop.set()
         self._iterator = iter(())  # dropping tf.data's own ends its threads
 
 
-def _dataset(tf: Any, chunks: _Chunks, ahead: int, errors: list[BaseException]) -> Any:
-    first = chunks.make(0) if chunks.count != 0 else []  # its types and shapes are those of all
+def _dataset(tf: Any, chunks: _Chunks, ahead: int, stop: threading.Event, errors: list[BaseException]) -> Any:
+    if chunks.count == 0:
+        return tf.data.Dataset.range(0)
+    first = chunks.make(0)  # its types and shapes are those of all
     types = [tf.as_dtype(array.dtype) for array in first]
     shapes = [(None, *array.shape[1:]) for array in first]
 
     def make(number: Any) -> list[np.ndarray]:
-        try:
-            return first if number == 0 else chunks.make(int(number))
-        except BaseException as error:
-            errors.append(error)
-            raise
+        # An error is handed over beside the pipeline, which would make another of it, without its message's line.
+        if not stop.is_set() and not errors:
+            try:
+                return first if number == 0 else chunks.make(int(number))
+            except BaseException as error:
+                errors.append(error)
+        return [array[:0] for array in first]
 
     def in_graph(number: Any) -> Any:
         arrays = tf.numpy_function(make, [number], types, stateful=False)
@@ -215,12 +227,11 @@ def _dataset(tf: Any, chunks: _Chunks, ahead: int, errors: list[BaseException]) 
             array.set_shape(shape)
         return tuple(arrays)
 
-    limit = np.iinfo(np.int64).max if chunks.count is None else chunks.count
-    numbers = tf.data.Dataset.range(limit)
     options = tf.data.Options()
     options.deterministic = True
     options.threading.private_threadpool_size = 1
-    return (numbers.map(in_graph) if first else numbers).prefetch(ahead).with_options(options)
+    numbers = tf.data.Dataset.range(np.iinfo(np.int64).max if chunks.count is None else chunks.count)
+    return numbers.map(in_graph).prefetch(ahead).with_options(options)
 
 
 def tensorflow_on_cpu() -> Any:
