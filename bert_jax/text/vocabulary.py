@@ -8,6 +8,7 @@ official vocabulary at equal size.
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import re
@@ -30,7 +31,6 @@ from bert_jax.text.words import WordsTokenizer
 SAMPLE_BYTES = 2_000_000_000
 
 _UNUSED_BEFORE, _UNUSED = 99, 994  # in the official uncased vocabulary, around [UNK] [CLS] [SEP] [MASK]
-_COVERAGE = 0.999997  # of all characters; words that hold a rarer one become [UNK]
 _SURPLUS = 1.15
 _MAX_WORDS = 100_000  # the most frequent words that merges are learned from
 _MAX_PIECE = 32  # characters
@@ -115,11 +115,11 @@ def wordpiece_entries(words: Mapping[str, int], size: int, cased: bool, unused: 
     """
     reserved = reserved_entries(size, unused)
     room = size - len(reserved)
-    alphabet = _alphabet(words, cased, size, room // 2)
-    if room < 1 or len(alphabet) > room:
+    alphabet = _alphabet(words, cased, size, most=max(room // 2, min(room, 64)))
+    if len(alphabet) >= room:
         raise BertJaxError(
-            f"a vocabulary of {size:,} has no room for {len(reserved):,} reserved entries and {len(alphabet):,} "
-            "single characters: ask for a larger one"
+            f"a vocabulary of {size:,} has no room for {len(reserved):,} reserved entries and the text's single "
+            "characters: ask for a larger one"
         )
     taken = {*reserved, *alphabet}
     ordered = most_common(words)
@@ -150,7 +150,11 @@ def _spelled(words: Iterable[tuple[str, int]], alphabet: Sequence[str]) -> list[
 
 
 def _alphabet(words: Mapping[str, int], cased: bool, size: int, most: int) -> list[str]:
-    """Single characters, first in a word (`x`) and later in it (`##x`): the most frequent ones, ASCII in any case."""
+    """Single characters, first in a word (`x`) and later in it (`##x`), `most` of them.
+
+    The most frequent ones, down to those that are one in ten times `size` characters, and from 2,048 entries on all of
+    ASCII. Words with a rarer character become [UNK].
+    """
     forms: Counter[str] = Counter()
     later: Counter[str] = Counter()
     for word, count in words.items():
@@ -164,7 +168,7 @@ def _alphabet(words: Mapping[str, int], cased: bool, size: int, most: int) -> li
         chosen.update(letters, (CONTINUES + char for char in letters if char.isalnum()))
     total, covered = sum(forms.values()), 0
     for form, count in most_common(forms):
-        if covered >= _COVERAGE * total or len(chosen) >= max(most, 1):
+        if (total - covered) * 10 * size <= total or len(chosen) >= most:
             break
         chosen.add(form)
         covered += count
@@ -213,7 +217,15 @@ def _train(words: Iterable[tuple[str, int]], **options: Any) -> bytes:
             minloglevel=2,
             **options,
         )
-    return model.getvalue()
+    return _without_paths(model.getvalue())
+
+
+def _without_paths(model: bytes) -> bytes:
+    """The model less the name of the temporary file it was made from, which it would carry along."""
+    proto: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+    parsed = proto.ModelProto.FromString(model)
+    parsed.trainer_spec.ClearField("input")
+    return bytes(parsed.SerializeToString(deterministic=True))
 
 
 def _most_used(alphabet: Sequence[str], pieces: Sequence[str], words: Iterable[tuple[str, int]]) -> list[str]:
