@@ -18,6 +18,7 @@ import pytest
 
 from bert_jax.console import logger
 from bert_jax.data import prepare as module
+from bert_jax.data import worker
 from bert_jax.data.pool import map_unordered
 from bert_jax.data.prepare import prepare
 from bert_jax.data.sources import open_source
@@ -178,6 +179,16 @@ def test_word_starts_of_a_segmenter(tokenizer: Tokenizer, tmp_path: Path, monkey
     (shard,) = store.split("train").shards
     bits = np.unpackbits(shard.word_starts, bitorder="little")[: len(shard.tokens)]
     assert bits.tolist() == [1, 0, 0, 1, 0, 0, 1, 0, 1, 0, 0, 1, 1, 0, 0, 1]
+
+
+def test_every_sentence_begins_with_a_word(tokenizer: Tokenizer) -> None:
+    class State:
+        segmenter = None
+
+    State.tokenizer = tokenizer  # type: ignore[attr-defined]
+    goes_on = tokenizer.id_of("##a")
+    starts = worker._word_starts(np.full(5, goes_on), np.array([2, 3]), ["", ""], State())  # type: ignore[arg-type]
+    assert starts.tolist() == [True, False, True, False, False]
 
 
 def test_chinese_with_a_segmenter_has_word_starts(tmp_path: Path, data_dir: Path) -> None:
@@ -456,6 +467,26 @@ def test_the_pool_tells_what_went_wrong(number: int, kind: type[Exception], mess
         run_pool([1, number, 2, 3], workers=2)
     if sys.platform.startswith("linux"):
         assert children_of(os.getpid()) == []
+
+
+_OWNER = """
+import time
+from bert_jax.data.pool import map_unordered
+for _ in map_unordered(print, (), time.sleep, [(0,), (300,)], 2):
+    print("one is done", flush=True)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
+def test_workers_busy_or_idle_end_with_their_owner() -> None:
+    owner = subprocess.Popen([sys.executable, "-c", _OWNER], stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == b"one is done\n"
+    children = children_of(owner.pid)
+    assert len(children) == 2
+    owner.kill()
+    owner.communicate()
+    wait_until(lambda: not any(map(is_alive, children)))
 
 
 def test_the_summary_is_told(
