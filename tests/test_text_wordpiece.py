@@ -11,8 +11,8 @@ from bert_jax.text.normalise import WordSplitter
 from bert_jax.text.wordpiece import MAX_WORD_CHARACTERS, Memo, TextPieces, WordPieces
 
 TEXT = """
-[UNK] a b c ab abc abcd abcde ##a ##b ##c ##bc ##cd ##abcab ##abcabc ##x ##xyzzy , . ! ' 中 文 α ##ς ##σ σ ##α i un ##aff
-##able ##affab 한 ᄒ ##ᅡ ##ᆫ e
+[UNK] a b c ab abc abcd abcde ##a ##b ##c ##bc ##cd ##abcab ##abcabc ##x ##xyzzy , . ! ' 中 文 α ##ς ##σ σ ##α i un
+##aff ##able ##affab 한 ᄒ ##ᅡ ##ᆫ e
 """
 ENTRIES = TEXT.split()
 VOCABULARY = {entry: number for number, entry in enumerate(ENTRIES)}

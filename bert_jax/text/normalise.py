@@ -63,9 +63,10 @@ def whitespace_tokens(text: str) -> list[str]:
 
     Exact because cleaning maps blanks to blanks and removes other characters, and nothing becomes a blank later on.
     """
-    for joiner in JOINERS:
-        if joiner in text:
-            return text.translate(_WITHOUT_JOINERS).split()
+    if not text.isprintable():  # one quick look spares most lines the others: a joiner is never printable
+        for joiner in JOINERS:
+            if joiner in text:
+                return text.translate(_WITHOUT_JOINERS).split()
     return text.split()
 
 

@@ -6,7 +6,7 @@ ids, kept as little-endian bytes, turns running text into a split, look-ups and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from bert_jax.text.normalise import WordSplitter, whitespace_tokens
 
@@ -41,31 +41,17 @@ class Memo(dict[str, bytes]):
         return value
 
 
-class Entries:
-    """Vocabulary entries for one place in a word, and the longest of them that begins there.
+def lengths_by_beginning(entries: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """For each beginning of `_BEGINNING` characters the lengths worth trying, longest first.
 
-    `_lengths` gives, for each beginning of `_BEGINNING` characters, the lengths of the entries with it, longest first:
-    no other length can match, so none is looked up. The result is that of trying every length.
+    Those of the entries with that beginning and all shorter than a beginning: no other can match, so that looking
+    only these up gives the result of trying every length.
     """
-
-    def __init__(self, numbers: dict[str, int]):
-        self._numbers = numbers
-        lengths: dict[str, set[int]] = {}
-        for entry in numbers:
-            if len(entry) >= _BEGINNING:
-                lengths.setdefault(entry[:_BEGINNING], set()).add(len(entry))
-        self._lengths = {
-            beginning: tuple(sorted(found.union(_SHORT_LENGTHS), reverse=True)) for beginning, found in lengths.items()
-        }
-
-    def longest(self, word: str, start: int) -> tuple[int, int] | None:
-        """(id, past last character) of the longest entry in `word` at `start`, or None."""
-        numbers = self._numbers
-        for length in self._lengths.get(word[start : start + _BEGINNING], _SHORT_LENGTHS):
-            part = word[start : start + length]  # shorter than `length` at the end of the word, and right all the same
-            if part in numbers:
-                return numbers[part], start + len(part)
-        return None
+    lengths: dict[str, set[int]] = {}
+    for entry in entries:
+        if len(entry) >= _BEGINNING:
+            lengths.setdefault(entry[:_BEGINNING], set()).add(len(entry))
+    return {beginning: tuple(sorted(found.union(_SHORT_LENGTHS), reverse=True)) for beginning, found in lengths.items()}
 
 
 class WordPieces:
@@ -74,24 +60,31 @@ class WordPieces:
     def __init__(self, vocabulary: dict[str, int], unknown: int):
         self.unknown = unknown
         self.vocabulary = vocabulary
-        self._first = Entries(vocabulary)
-        self._further = Entries(
-            {entry[len(CONTINUES) :]: number for entry, number in vocabulary.items() if entry.startswith(CONTINUES)}
-        )
+        further = {
+            entry[len(CONTINUES) :]: number for entry, number in vocabulary.items() if entry.startswith(CONTINUES)
+        }
+        self._first = lengths_by_beginning(vocabulary), vocabulary
+        self._further = lengths_by_beginning(further), further
 
     def matches(self, word: str) -> list[tuple[int, int, int]]:
         """(id, first, past last character) of each piece of `word`; an unknown word is one piece."""
-        unknown = [(self.unknown, 0, len(word))]
-        if len(word) > MAX_WORD_CHARACTERS:
-            return unknown
+        size = len(word)
+        if size > MAX_WORD_CHARACTERS:
+            return [(self.unknown, 0, size)]
         found: list[tuple[int, int, int]] = []
-        longest, start = self._first.longest, 0
-        while start < len(word):
-            match = longest(word, start)
-            if match is None:
-                return unknown
-            found.append((match[0], start, match[1]))
-            longest, start = self._further.longest, match[1]
+        lengths, numbers = self._first
+        start = 0
+        while start < size:
+            for length in lengths.get(word[start : start + _BEGINNING], _SHORT_LENGTHS):
+                number = numbers.get(word[start : start + length])
+                if number is not None:
+                    break
+            else:
+                return [(self.unknown, 0, size)]
+            end = min(start + length, size)  # at the end of the word the part looked up was shorter
+            found.append((number, start, end))
+            lengths, numbers = self._further
+            start = end
         return found
 
 
@@ -114,7 +107,8 @@ class TextPieces:
         self._of_tokens = Memo(self._of_token).__getitem__
 
     def _of_word(self, word: str) -> bytes:
-        return b"".join([self._packed[number] for number, _, _ in self.matcher.matches(word)])
+        packed = self._packed
+        return b"".join([packed[number] for number, _, _ in self.matcher.matches(word)])
 
     def _of_token(self, token: str) -> bytes:
         words = self.splitter(token)

@@ -17,6 +17,8 @@ from bert_jax.text.readable import readable
 from bert_jax.text.tokenizer_files import VOCABULARY_FILE, entries_of, special_ids, write_config
 from bert_jax.text.wordpiece import CONTINUES, TextPieces, WordPieces
 
+_PACKED = np.dtype("<i4")  # int32 on every machine that JAX runs on
+
 
 class WordPieceTokenizer(Tokenizer):
     """Equal to google-research/bert's `FullTokenizer` on every string, under Unicode 15.0.
@@ -66,16 +68,16 @@ class WordPieceTokenizer(Tokenizer):
         return type(self), self._arguments  # without what was memoised
 
     def ids(self, text: str) -> list[int]:
-        return np.frombuffer(self._text_pieces.packed_ids(text), "<i4").tolist()
+        return np.frombuffer(self._text_pieces.packed_ids(text), _PACKED).tolist()
 
     def bulk_ids(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         packed = list(map(self._text_pieces.packed_ids, texts))
         counts = np.fromiter(map(len, packed), np.int64, len(packed)) // 4
-        return np.frombuffer(bytearray().join(packed), "<i4").astype(np.int32, copy=False), counts
+        return np.frombuffer(bytearray().join(packed), _PACKED), counts
 
     def ids_and_word_starts(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        ids = np.frombuffer(bytearray(self._text_pieces.packed_ids(text)), "<i4").astype(np.int32, copy=False)
-        return ids, self._starts[ids]
+        ids = np.frombuffer(bytearray(self._text_pieces.packed_ids(text)), _PACKED)
+        return ids, self._starts.take(ids)
 
     def word_starts(self, ids: np.ndarray) -> np.ndarray:
         return self._starts[ids]
