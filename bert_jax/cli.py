@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_type_hints
 
 from bert_jax import __version__, console
 from bert_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, BertJaxError, UsageError
@@ -127,18 +127,20 @@ def parse(command: Callable[..., Any], name: str, arguments: list[str]) -> Any:
 
 
 def _without_overrides(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`command` as tyro sees it: without `overrides` and `on_metrics`, returning a call that awaits the overrides."""
-    signature = inspect.signature(command, eval_str=True)
-    hidden = ("overrides", "on_metrics")
+    """`command` as tyro sees it: no `overrides`, nothing but text for a CONFIG; it returns a call for the overrides."""
+    hints = get_type_hints(command)
+    parameters = [
+        item.replace(annotation=str if item.name == "config" else hints[item.name])
+        for item in inspect.signature(command).parameters.values()
+        if item.name not in ("overrides", "on_metrics")
+    ]
 
     def bound(*args: Any, **kwargs: Any) -> Callable[[list[str]], Any]:
         return lambda overrides: command(*args, **kwargs, overrides=overrides)
 
     bound.__doc__ = command.__doc__
-    bound.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[item for key, item in signature.parameters.items() if key not in hidden]
-    )
-    bound.__annotations__ = {key: item.annotation for key, item in signature.parameters.items() if key not in hidden}
+    bound.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    bound.__annotations__ = {item.name: item.annotation for item in parameters}
     return bound
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from bert_jax.config import Config
 from bert_jax.errors import UsageError
 
 if TYPE_CHECKING:
-    from bert_jax.config import Config
     from bert_jax.infer.loaded import Bert
 
 
