@@ -162,7 +162,7 @@ class Feed:
         step = max(1, _CHUNK_TOKENS // self.length)
         for first in range(0, len(positions), step):
             part = slice(first, first + step)
-            self._fill({name: array[part] for name, array in batch.items()}, Spans(*(field[part] for field in spans)))
+            self._fill({name: array[part] for name, array in batch.items()}, Spans(*(field[part] for field in spans)))  # type: ignore[arg-type]
         batch["example_ids"] = rows.astype(np.uint32)
         batch["epochs"] = epochs.astype(np.int32)
         batch["next_sentence_labels"] = spans.label

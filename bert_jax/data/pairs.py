@@ -104,11 +104,10 @@ def count_rows(documents: Documents, walk: Walk, seed: int, variant: int) -> int
 
 @dataclass
 class _Block:
-    """Neighbouring documents of one shard. Sentences are numbered from 0 within the block, tokens within the shard."""
+    """Neighbouring documents. Sentences are numbered from 0 within the block, documents and tokens split-wide."""
 
     index: int
-    first_document: int  # split-wide
-    token_base: int  # split-wide number of the shard's token 0
+    first_document: int
     begins: Ints  # (sentences,) first token of each sentence
     ends: Ints  # (sentences,) token after its last
     firsts: Ints  # (documents,) first sentence of each document
@@ -117,44 +116,68 @@ class _Block:
     words: NDArray[np.uint64]  # (sentences,) the coins of a chunk that begins here
 
 
+class _Piece(NamedTuple):
+    """Documents of one shard: (sentences,) split-wide token after each, (documents,) sentences up to each one's end."""
+
+    ends: Ints
+    stops: Ints
+
+
 def _blocks(documents: Documents, walk: Walk, seed: int, variant: int) -> Iterator[_Block]:
+    """All documents in blocks of about `_BLOCK_SENTENCES` sentences, or of one document that has more."""
+    pieces: list[_Piece] = []
+    index, first_document, first_token = 0, 0, int(documents.token_offsets[0])
+    for piece, is_full in _pieces(documents):
+        pieces.append(piece)
+        if is_full:
+            yield _make_block(index, first_document, first_token, pieces, walk, seed, variant)
+            index, first_document = index + 1, first_document + sum(len(one.stops) for one in pieces)
+            first_token, pieces = int(piece.ends[-1]), []
+
+
+def _pieces(documents: Documents) -> Iterator[tuple[_Piece, bool]]:
+    """The documents of each shard, cut where a block is full (then True, as with the last piece of all)."""
     sentence_memory, sentence_bases = documents.map("sentence_ends")
     document_memory, document_bases = documents.map("document_ends")
-    index = 0
+    room, done = _BLOCK_SENTENCES, 0
     for shard, base in enumerate(document_bases.tolist()):
         count = int(documents.document_offsets[shard + 1] - documents.document_offsets[shard])
         document_ends = document_memory[base : base + count]  # in sentences of the shard
-        first = 0
+        first = begin = 0
         while first < count:
-            begin = int(document_ends[first - 1]) if first else 0
-            last = int(np.searchsorted(document_ends, begin + _BLOCK_SENTENCES, side="right"))
+            last = int(np.searchsorted(document_ends, begin + room, side="right"))
+            # What does not fit begins the next block. (The last piece of a block may so be a little over it.)
             last = min(max(last, first + 1), count)
-            lasts = np.asarray(document_ends[first:last], np.int64) - begin
+            stops = np.asarray(document_ends[first:last], np.int64) - begin
             low = int(sentence_bases[shard]) + begin
-            ends = np.array(sentence_memory[low : low + int(lasts[-1])], np.int64)
-            token = int(sentence_memory[low - 1]) if begin else 0
-            position = int(documents.document_offsets[shard]) + first, int(documents.token_offsets[shard])
-            yield _make_block(index, *position, token, ends, lasts, walk, seed, variant)
-            first, index = last, index + 1
+            ends = sentence_memory[low : low + int(stops[-1])] + documents.token_offsets[shard]
+            begin, room, done = begin + int(stops[-1]), room - int(stops[-1]), done + last - first
+            first = last
+            is_full = room <= 0 or first < count or done == documents.documents
+            room = _BLOCK_SENTENCES if is_full else room
+            yield _Piece(ends, stops), is_full
 
 
 def _make_block(
-    index: int, document: int, base: int, token: int, ends: Ints, stops: Ints, walk: Walk, seed: int, variant: int
+    index: int, document: int, token: int, pieces: list[_Piece], walk: Walk, seed: int, variant: int
 ) -> _Block:
+    ends = np.concatenate([piece.ends for piece in pieces])
+    before = np.cumsum([0, *(len(piece.ends) for piece in pieces)])
+    stops = np.concatenate([piece.stops + at for piece, at in zip(pieces, before, strict=False)])
     begins = np.concatenate([[token], ends[:-1]]).astype(np.int64)
     if (ends <= begins).any():
         raise BertJaxError("the store holds an empty sentence or unsorted sentence ends: verify it, or prepare it anew")
     if walk.objective == "mlm" and (ends - begins).max() > walk.room:
-        pieces = -(-(ends - begins) // walk.room)
-        stops = np.cumsum(pieces)[stops - 1]
-        inside = _ranges(np.zeros(len(pieces), np.int64), pieces) * walk.room
-        begins = np.repeat(begins, pieces) + inside
+        counts = -(-(ends - begins) // walk.room)
+        stops = np.cumsum(counts)[stops - 1]
+        inside = np.arange(int(stops[-1])) - np.repeat(np.cumsum(counts) - counts, counts)
+        begins = np.repeat(begins, counts) + inside * walk.room
         ends = np.append(begins[1:], ends[-1])
     firsts = np.concatenate([[0], stops[:-1]]).astype(np.int64)
     bits = Bits(seed, variant, index, "walk")
     short = unit(bits.words(len(stops))) < walk.short_share
     targets = np.where(short, 2 + scaled(bits.words(len(stops)), walk.room - 1), walk.room)
-    return _Block(index, document, base, begins, ends, firsts, stops - 1, targets, bits.words(len(ends)))
+    return _Block(index, document, begins, ends, firsts, stops - 1, targets, bits.words(len(ends)))
 
 
 # --- the walk ---------------------------------------------------------------------------------------------------------
@@ -240,28 +263,26 @@ def _examples(block: _Block, walk: Walk, starts: Ints, bits: Bits, others: _Othe
     chunks = _chunks(block, walk, starts)
     if walk.objective == "mlm+sop":
         keep = ~_is_one_token(block, chunks)
-        chunks = _Chunks(*(field[keep] for field in chunks))
+        chunks = _Chunks(*(np.asarray(field)[keep] for field in chunks))  # type: ignore[arg-type]
     a0, a1 = block.begins[chunks.starts], block.ends[chunks.starts + chunks.in_a - 1]
     b1 = block.ends[chunks.stops]
     label = chunks.is_random.astype(np.int32)
-    base = np.int64(block.token_base)
     if walk.objective == "mlm":
-        spans = Spans(a0 + base, a1 + base, np.zeros_like(a0), np.zeros_like(a0), label)
+        spans = Spans(a0, a1, np.zeros_like(a0), np.zeros_like(a0), label)
         return truncate(spans, walk.room, bits)
     if walk.objective == "mlm+sop":
         alone = np.flatnonzero(chunks.stops == chunks.starts)
         a1[alone] = a0[alone] + 1 + bits.below(b1[alone] - a0[alone] - 1)
-        spans = Spans(a0 + base, a1 + base, a1 + base, b1 + base, label)
         swapped = (bits.words(len(a0)) & np.uint64(1)).astype(bool)
-        pairs = zip((spans.a0, spans.a1, spans.b0, spans.b1), (spans.b0, spans.b1, spans.a0, spans.a1), strict=True)
-        spans = Spans(*(np.where(swapped, other, own) for own, other in pairs), swapped.astype(np.int32))
-        return truncate(spans, walk.room, bits)
-    b0, b1 = a1 + base, b1 + base
+        first = np.where(swapped, a1, a0), np.where(swapped, b1, a1)
+        second = np.where(swapped, a0, a1), np.where(swapped, a1, b1)
+        return truncate(Spans(*first, *second, swapped.astype(np.int32)), walk.room, bits)
+    b0 = a1.copy()
     drawn = np.flatnonzero(chunks.is_random)
     own = _document_of(block, chunks.starts[drawn])
     wanted = np.maximum(block.targets[own] - (a1 - a0)[drawn], 1)
     b0[drawn], b1[drawn] = others.draw(own + block.first_document, wanted, bits)
-    return truncate(Spans(a0 + base, a1 + base, b0, b1, label), walk.room, bits)
+    return truncate(Spans(a0, a1, b0, b1, label), walk.room, bits)
 
 
 def _is_one_token(block: _Block, chunks: _Chunks) -> NDArray[np.bool_]:
@@ -308,9 +329,3 @@ class _OtherDocuments:
             high = np.where(reached, middle, high)
             low = np.minimum(np.where(reached, low, middle + 1), high)
         return high
-
-
-def _ranges(starts: Ints, sizes: Ints) -> Ints:
-    """start, start + 1, …, start + size - 1 for each pair, one after another."""
-    ends = np.cumsum(sizes)
-    return np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - (ends - sizes), sizes)

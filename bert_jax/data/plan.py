@@ -167,9 +167,9 @@ def _read(key: PlanKey) -> Plan | None:
     return Plan(rows, {name: header[name] for name in ("rows", "random", "tokens")})
 
 
-def _parts(data: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+def _parts(data: NDArray[np.uint8]) -> Iterator[memoryview]:
     for first in range(0, len(data), _CHECKED_BYTES):
-        yield np.asarray(data[first : first + _CHECKED_BYTES])
+        yield data[first : first + _CHECKED_BYTES].data
 
 
 def _build(key: PlanKey) -> None:
@@ -193,7 +193,7 @@ def _build(key: PlanKey) -> None:
             tokens += int((piece[:, 1] - piece[:, 0] + piece[:, 3] - piece[:, 2]).sum(dtype=np.int64)) + extra * len(
                 piece
             )
-            data = memoryview(np.ascontiguousarray(piece, "<i4")).cast("B")
+            data = np.ascontiguousarray(piece, "<i4").data.cast("B")
             file.write(data)
             while len(data):
                 room = _CHECKED_BYTES - filled
