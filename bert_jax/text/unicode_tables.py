@@ -65,6 +65,11 @@ def lower_character(text: str, index: int) -> str:
     return character_map("lower").get(char, char)
 
 
+@functools.cache
+def _lower_translation() -> dict[int, str]:
+    return str.maketrans(character_map("lower"))
+
+
 def _ends_word(text: str, index: int) -> bool:
     """Final_Sigma: a cased letter before `index`, none after it, case-ignorable characters skipped on both sides."""
     ignorable, cased = character_set("case_ignorable"), character_set("cased")
@@ -77,6 +82,8 @@ def lower(text: str) -> str:
     """`text.lower()` under Unicode 15.0."""
     if text.isascii():
         return text.lower()
+    if "Σ" not in text:
+        return text.translate(_lower_translation())
     return "".join(lower_character(text, index) for index in range(len(text)))
 
 
