@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.errors import BertJaxError
 from bert_jax.files import digest, write_text
 from bert_jax.text.interface import SPECIAL_PIECES, Tokenizer
 from bert_jax.text.normalise import WordSplitter
@@ -114,11 +113,3 @@ class WordPieceTokenizer(Tokenizer):
             strip_accents=self.strip_accents,
             tokenize_chinese_chars=self.chinese,
         )
-
-    def check_model(self, vocab_size: int) -> None:
-        """Error unless a table of `vocab_size` rows holds every id."""
-        if self.vocab_size > vocab_size:
-            raise BertJaxError(
-                f"the tokenizer has {self.vocab_size:,} entries, the model's table {vocab_size:,} rows: "
-                "use the tokenizer the model was made with"
-            )
