@@ -30,6 +30,7 @@ from bert_jax.data.worker import Job, hash_lines, initialise, is_finished, relea
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors, digest, lock, read_json, require_absent, write_json
 from bert_jax.text.interface import Tokenizer
+from bert_jax.text.segmenters import load_segmenter
 from bert_jax.text.tokenizer import load_tokenizer
 
 _UNIT_BYTES = 2 << 20
@@ -137,11 +138,7 @@ def _plan(
     source: Source, tokenizer: Tokenizer, job: Job, encoding_errors: str, lengths: Sequence[int], shards: int
 ) -> dict[str, Any]:
     """Everything that the store's bytes depend on."""
-    segmenter = None
-    if job.segmenter is not None:
-        from bert_jax.text.segmenters import load_segmenter
-
-        segmenter = load_segmenter(job.segmenter).name
+    segmenter = None if job.segmenter is None else load_segmenter(job.segmenter).name
     return {
         "version": VERSION,
         "sources": source.name,

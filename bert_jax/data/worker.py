@@ -6,16 +6,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from bert_jax.data.segmented import segmented_word_starts
 from bert_jax.data.shard import NpyStream, ShardWriter, hashes_of, is_eval
 from bert_jax.data.sources import read_unit
 from bert_jax.data.statistics import Statistics
 from bert_jax.data.streams import Unit
 from bert_jax.files import clear_errors, read_json, sha256, write_json
 from bert_jax.text.interface import Tokenizer
+from bert_jax.text.segmenters import load_segmenter
 from bert_jax.text.tokenizer import load_tokenizer
 
 _BATCH_CHARACTERS = 1 << 18
@@ -54,11 +55,7 @@ class _State:
     def __init__(self, job: Job):
         self.job = job
         self.tokenizer: Tokenizer = load_tokenizer(job.root / "tokenizer")
-        self.segmenter: Any = None
-        if job.segmenter is not None:
-            from bert_jax.text.segmenters import load_segmenter
-
-            self.segmenter = load_segmenter(job.segmenter)
+        self.segmenter = None if job.segmenter is None else load_segmenter(job.segmenter)
 
 
 _state: _State | None = None
@@ -214,13 +211,6 @@ def _word_starts(ids: np.ndarray, lengths: np.ndarray, lines: list[str], state: 
     if state.segmenter is None:
         starts = state.tokenizer.word_starts(ids)
     else:
-        from bert_jax.text.segmenters import word_starts
-
-        parts = []
-        for line in lines:
-            line_ids, offsets = state.tokenizer.encode_with_offsets(line)
-            parts.append(word_starts(line, offsets, state.segmenter))
-            assert len(parts[-1]) == len(line_ids)
-        starts = np.concatenate(parts)
+        starts = segmented_word_starts(ids, lengths, lines, state.tokenizer, state.segmenter)
     starts[np.cumsum(lengths) - lengths] = True
     return starts
