@@ -293,7 +293,7 @@ def test_the_bits_stay_what_they_are() -> None:
     out = mask(make_examples([40], 40), seed=12345)
     assert out["masked_lm_positions"][0][:6].tolist() == GOLDEN_POSITIONS, (
         "masks changed for the same (seed, epoch, example, position): runs made by earlier versions no longer resume "
-        "exactly. Unless that is intended, find the change; if it is, put the new positions here and say so in CHANGELOG"
+        "exactly. Unless that is intended, find the change; if it is, put the new positions here and say so"
     )
 
 

@@ -16,7 +16,7 @@ from bert_jax.bert_config import BertConfig
 from bert_jax.config import Optimizer
 from bert_jax.errors import BertJaxError
 from bert_jax.model.bert import abstract_parameters, make_model
-from bert_jax.train.optimizer import Moments, clip, decay_mask, init_moments, lookup, make_update_rule, path_name
+from bert_jax.train.optimizer import Moments, clip, decay_mask, global_norm, init_moments, lookup, make_update_rule, path_name
 
 GOLDEN = Path(__file__).parent / "golden" / "decay_mask.txt"
 
@@ -62,7 +62,7 @@ def assert_trees_close(found: Any, expected: Any, rtol: float = 1e-5) -> None:
 
 
 def test_bert_adam_is_google_s_formula() -> None:
-    """optimization.py: next_m, next_v, update = next_m / (sqrt(next_v) + ε), += decay · param, param −= rate · update."""
+    """optimization.py: update = next_m / (sqrt(next_v) + ε) + decay · param; param −= rate · update."""
     decays = {"word_embeddings", "kernel"}
     params = {path_name(path): np.asarray(leaf, np.float64) for path, leaf in leaves(make_params())}
     m = {path: np.zeros_like(leaf) for path, leaf in params.items()}
@@ -91,7 +91,7 @@ def test_adamw_is_optax_adamw() -> None:
 
 
 def test_lamb_is_optax_lamb_where_everything_decays() -> None:
-    """optax scales every parameter; ours leaves LayerNorm and biases with a ratio of 1, that is, AdamW without decay."""
+    """optax scales every parameter; ours leaves LayerNorm and biases at 1: AdamW without decay."""
     found = run(Optimizer("lamb"))
     scaled = run_optax(optax.lamb(0.1, 0.9, 0.999, 1e-6, weight_decay=0.01, mask=decay_mask))
     plain = run_optax(optax.adamw(0.1, 0.9, 0.999, 1e-6, weight_decay=0.0))
@@ -121,7 +121,7 @@ def test_a_restart_keeps_the_moments_and_restarts_the_count() -> None:
     optimizer = Optimizer("adamw", weight_decay=0.0)
     rule = make_update_rule(optimizer)
     params = {"encoder": {"bias": jnp.ones(3)}}
-    moments = Moments(*(jax.tree.map(lambda leaf: leaf * scale, params) for scale in (0.5, 0.25)))
+    moments = Moments({"encoder": {"bias": jnp.full(3, 0.5)}}, {"encoder": {"bias": jnp.full(3, 0.25)}})
     first, _ = rule.update(params, moments, params, jnp.float32(1.0), jnp.int32(1))
     m, v = (0.9 * 0.5 + 0.1) / 0.1, (0.999 * 0.25 + 0.001) / 0.001
     np.testing.assert_allclose(first["encoder"]["bias"], -m / (np.sqrt(v) + 1e-6), rtol=1e-4)
@@ -129,9 +129,13 @@ def test_a_restart_keeps_the_moments_and_restarts_the_count() -> None:
 
 def test_clip_is_by_the_global_norm() -> None:
     grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
-    np.testing.assert_allclose(clip(grads, 1.0)["b"], 0.8, rtol=1e-6)
-    np.testing.assert_array_equal(clip(grads, 6.0)["b"], 4.0)
-    np.testing.assert_array_equal(clip(grads, None)["b"], 4.0)
+    norm = global_norm(grads)
+    assert float(norm) == 5
+    for limit in (1.0, 5.0, 6.0):
+        expected, _ = optax.clip_by_global_norm(limit).update(grads, optax.EmptyState())
+        assert_trees_close(clip(grads, norm, limit), expected)
+    np.testing.assert_allclose(clip(grads, norm, 1.0)["b"], 0.8, rtol=1e-6)
+    np.testing.assert_array_equal(clip(grads, norm, None)["b"], 4.0)
 
 
 def test_decay_mask_golden() -> None:

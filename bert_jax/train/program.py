@@ -37,6 +37,8 @@ class Program:
     choices: dict[str, Choice]
     """What was resolved from the machine (dtype, scan_layers, vocab_multiple), and why: for the log."""
     state_shardings: State
+    compiled_init: Any
+    """The jitted drawing of a state from a key."""
     compiled_train_step: Any
     """The jitted step itself, to lower and compile by hand; call `train_step` instead."""
     compiled_evaluate_step: Any
@@ -50,11 +52,7 @@ class Program:
         """
         with compat.set_mesh(self.mesh):
             if params is None:
-                key = jax.random.key(self.config.train.seed)
-                draw = jax.jit(
-                    lambda key: init_state(init_parameters(self.model, key)), out_shardings=self.state_shardings
-                )
-                return draw(key)
+                return self.compiled_init(jax.random.key(self.config.train.seed))
             check_parameters(params, abstract_parameters(self.model))
             placed = jax.tree.map(_from_host, params, self.state_shardings.params)
             copy = jax.jit(lambda tree: init_state(jax.tree.map(jnp.copy, tree)), out_shardings=self.state_shardings)
@@ -129,6 +127,7 @@ def make_program(config: Config, phase_index: int, mesh: jax.sharding.Mesh, voca
         phase_index=phase_index,
         choices=choices,
         state_shardings=shardings,
+        compiled_init=jax.jit(lambda key: init_state(init_parameters(model, key)), out_shardings=shardings),
         compiled_train_step=jax.jit(
             make_train_step(model, config, phase_index, vocabulary, mesh),
             in_shardings=(shardings, rows),

@@ -20,7 +20,7 @@ from bert_jax.model.bert import Bert, apply
 from bert_jax.model.dropout import Dropout
 from bert_jax.train.losses import Sums, masked_lm_loss, next_sentence_loss, pretraining_sums
 from bert_jax.train.masking import Vocabulary, mask_tokens
-from bert_jax.train.optimizer import clip, make_update_rule
+from bert_jax.train.optimizer import clip, global_norm, make_update_rule
 from bert_jax.train.schedule import count_start, make_schedule
 from bert_jax.train.sharding import microbatches
 from bert_jax.train.state import State
@@ -150,9 +150,9 @@ def make_train_step(
             "nsp_loss": next_sentence_loss(sums.nsp_loss, sums.nsp_count),
         }
         loss = losses["mlm_loss"] + losses["nsp_loss"]
-        grad_norm = optax.global_norm(grads)
+        grad_norm = global_norm(grads)
         rate = schedule(state.step)
-        grads = clip(grads, config.optimizer.clip_norm)
+        grads = clip(grads, grad_norm, config.optimizer.clip_norm)
         updates, moments = rule.update(grads, state.opt_state, state.params, rate, state.step - first + 1)
 
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -177,8 +177,8 @@ def make_train_step(
             "nsp_count": sums.nsp_count,
             "learning_rate": rate,
             "grad_norm": grad_norm,
-            "param_norm": optax.global_norm(params),
-            "update_norm": jnp.where(finite, optax.global_norm(updates), 0.0),
+            "param_norm": global_norm(params),
+            "update_norm": jnp.where(finite, global_norm(updates), 0.0),
             "nonfinite": missed,
         }
         return state, metrics | token_counts(batch)
