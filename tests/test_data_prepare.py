@@ -313,6 +313,25 @@ def test_a_damaged_finished_shard_is_made_again(
     assert files_of(tmp_path / "store") == files_of(made[0].path)
 
 
+def test_damage_found_at_the_end_is_mended_by_the_next_call(
+    corpus: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = module._finish
+
+    def finish_and_damage(job: Any, *arguments: Any) -> None:
+        finish(job, *arguments)
+        path = job.root / "shards" / "00000" / "train.tokens.npy"
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_finish", finish_and_damage)
+        refused("was altered", tmp_path / "s", [str(corpus)], tokenizer, workers=1, verify=True)
+    report = prepare([str(corpus)], tokenizer, tmp_path / "s", workers=1, verify=True)
+    assert report["reused_shards"] == 7
+
+
 def test_other_settings_begin_anew(interrupted: Path, corpus: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     report = prepare([str(corpus)], tokenizer, tmp_path / "store", workers=1, eval_fraction=0.3)
     assert report["reused_shards"] == 0

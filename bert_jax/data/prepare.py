@@ -94,9 +94,7 @@ def prepare(
             with _keeping_what_is_finished(job):
                 _make_shards(job, shards, min(workers, len(shards)))
             _finish(job, plan, tokenizer, [name for name, _ in shards], lengths)
-        store = load_store(job.root)
-        if verify:
-            store.verify()
+        _check(job.root, verify)
         _rename(job.root, target)
     report = _report(load_store(target), reused, min(workers, len(shards)), time.monotonic() - started)
     _tell(report)
@@ -263,6 +261,17 @@ def _is_unspaced(piece: str) -> bool:
         or "\U00020000" <= character <= "\U0003ffff"
         for character in piece
     )
+
+
+def _check(root: Path, verify: bool) -> None:
+    """Open the finished store before it gets its name; if it is not good, the next call looks at every shard again."""
+    try:
+        store = load_store(root)
+        if verify:
+            store.verify()
+    except BertJaxError:
+        (root / "manifest.json").unlink(missing_ok=True)
+        raise
 
 
 def _rename(root: Path, target: Path) -> None:
