@@ -108,7 +108,7 @@ def test_errors_reach_the_consumer(driver: str, fail_at: int, monkeypatch: pytes
 
 
 def test_close_ends_the_thread() -> None:
-    with batches(Numbers(), 0, None, 4, driver="thread") as iterator:  # type: ignore[attr-defined]
+    with batches(Numbers(), 0, None, 4, driver="thread") as iterator:
         next(iterator)
         assert feed_threads() == 1
     assert feed_threads() == 0
@@ -135,7 +135,7 @@ def test_no_more_than_prefetch_is_made_ahead() -> None:
     time.sleep(0.3)
     made = sum(map(len, feed.asked)) // 8_192
     assert made <= (3 + 2) * max(1, drivers_chunk)
-    iterator.close()  # type: ignore[attr-defined]
+    iterator.close()
 
 
 def test_auto_is_tensorflow_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

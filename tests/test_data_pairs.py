@@ -127,6 +127,15 @@ def test_equals_the_published_walk_on_hostile_lengths(tmp_path: Path) -> None:
     assert_same_means(ours, theirs)
 
 
+def test_equals_the_published_walk_when_all_targets_are_short(tmp_path: Path) -> None:
+    """Random segments stop at the document's own target, not at the room there is."""
+    documents = [[2] * 12, [3] * 9, [1] * 20, [2, 4] * 5]
+    store = lengths_store(tmp_path / "store", documents).split("train")
+    ours = np.array([plan_features(store, Walk(24, short_share=1.0), variant) for variant in range(300)])
+    theirs = np.array([published_features(numbered(documents), 24, 1.0, seed) for seed in range(300)])
+    assert_same_means(ours, theirs)
+
+
 def test_a_single_document_is_its_own_random_partner(tmp_path: Path) -> None:
     store = lengths_store(tmp_path / "store", [[5, 6, 7]]).split("train")
     ours = np.array([plan_features(store, Walk(32), variant) for variant in range(300)])

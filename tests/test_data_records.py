@@ -78,6 +78,12 @@ def test_resumes_by_position(feed: RecordsFeed, driver: str) -> None:
     assert far["epochs"].tolist() == [10**8 * 8 // sum(COUNTS)] * 8 or len(set(far["epochs"].tolist())) == 2
 
 
+def test_the_fingerprint_is_of_the_records(feed: RecordsFeed, files: list[Path], tmp_path: Path) -> None:
+    copies = [Path(shutil.copy(path, tmp_path)) for path in files]
+    assert make_records_feed(copies, seed=9, index_dir=tmp_path / "index").fingerprint == feed.fingerprint
+    assert make_records_feed(copies[::-1], seed=1, index_dir=tmp_path / "index").fingerprint != feed.fingerprint
+
+
 def test_describe(feed: RecordsFeed) -> None:
     found = feed.describe()
     assert found["rows_per_epoch"] == sum(COUNTS)

@@ -38,7 +38,7 @@ def batches(
     process_count: int = 1,
     driver: str = "auto",
     prefetch: int | None = None,
-) -> Iterator[Batch]:
+) -> Batches:
     """This process's slices of the global batches of steps [start_step, start_step + steps), or on without end (None).
 
     `batch_size` is the global batch; process i of n gets its rows [i/n, (i+1)/n), dict of (batch_size / n, …) arrays.
@@ -92,7 +92,7 @@ class _Chunks:
             yield {name: array[first : first + self.own] for name, array in zip(self.names, arrays, strict=True)}
 
 
-class _Batches(Iterator[Batch]):
+class Batches(Iterator[Batch]):
     """Cuts chunks into batches; subclasses say where the next chunk comes from (`StopIteration`: there is none)."""
 
     def __init__(self, chunks: _Chunks):
@@ -111,7 +111,7 @@ class _Batches(Iterator[Batch]):
                 raise
         raise StopIteration
 
-    def __enter__(self) -> _Batches:
+    def __enter__(self) -> Batches:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,7 +129,7 @@ class _Batches(Iterator[Batch]):
         self._closed = True
 
 
-class _ThreadBatches(_Batches):
+class _ThreadBatches(Batches):
     """A worker thread that stays `ahead` chunks in front."""
 
     def __init__(self, chunks: _Chunks, ahead: int):
@@ -177,7 +177,7 @@ def _work(chunks: _Chunks, results: queue.Queue[Any], stop: threading.Event) -> 
         put(error)
 
 
-class _TensorFlowBatches(_Batches):
+class _TensorFlowBatches(Batches):
     """A tf.data pipeline over the same function: a range of chunk numbers, mapped in order, prefetched."""
 
     def __init__(self, chunks: _Chunks, ahead: int):

@@ -90,7 +90,7 @@ class Feed:
         for epoch in np.unique(epochs).tolist():
             here = np.flatnonzero(epochs == epoch)
             rows[here] = self._order(epoch).rows_at(offsets[here])
-            if offsets[here[-1]] > _PREPARE_NEXT_AFTER * self.rows_per_epoch_known(epoch):
+            if self.variants > 1 and offsets[here[-1]] > _PREPARE_NEXT_AFTER * self.rows_per_epoch_known(epoch):
                 self._prepare(epoch + 1)
         return epochs, rows
 

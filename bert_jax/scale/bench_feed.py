@@ -100,7 +100,7 @@ def _first_batch_seconds(store: Store, length: int, batch: int, seed: int, folde
     """From a store that has just been opened to the batch of step 1,000,000."""
     start = time.perf_counter()
     feed = make_feed(load_store(store.path), length=length, seed=seed, plan_dir=folder)
-    with batches(feed, RESUME_STEP, 1, batch, driver="thread") as source:  # type: ignore[attr-defined]
+    with batches(feed, RESUME_STEP, 1, batch, driver="thread") as source:
         next(source)
     return time.perf_counter() - start
 
@@ -114,7 +114,7 @@ def _measure_driver(
     rates: list[float] = []
     cores: list[float] = []
     tokens = 0
-    with batches(feed, 0, None, batch, driver=driver) as source:  # type: ignore[attr-defined]
+    with batches(feed, 0, None, batch, driver=driver) as source:
         for _ in range(steps):
             tokens += int(np.count_nonzero(next(source)["input_mask"]))
         for _ in range(repeats):
