@@ -125,7 +125,9 @@ def show(
     step: int = 0,
     count: int = 3,
     json: bool = False,
+    store: str | None = None,
     length: int = 128,
+    batch: int = 256,
     seed: int = 0,
     whole_words: bool = False,
 ) -> Iterator[str]:
@@ -136,13 +138,25 @@ def show(
         step: Which step's batch.
         count: How many examples of it.
         json: One JSON object per example instead of text.
+        store: Where the store of a run lies now, if it was moved.
         length: Sequence length, for a store.
+        batch: Sequences per step, for a store.
         seed: Seed, for a store.
         whole_words: Mask whole words, for a store.
     """
     from bert_jax.scale.show import show as show_examples
 
-    return show_examples(what, step, count, json=json, length=length, seed=seed, whole_words=whole_words)
+    return show_examples(
+        what,
+        step,
+        count,
+        json=json,
+        store=store,
+        length=length,
+        batch=batch,
+        seed=seed,
+        whole_words=whole_words,
+    )
 
 
 def pretrain(
@@ -274,7 +288,17 @@ def bench(
     tokenizer: str | None = None,
     length: int | None = None,
     batch: int | None = None,
+    predictions: int | None = None,
+    dtype: str | None = None,
+    attention: str | None = None,
+    dropout: str | None = None,
     steps: int | None = None,
+    warmup: int | None = None,
+    driver: Literal["thread", "tf"] | None = None,
+    workers: int | None = None,
+    megabytes: float | None = None,
+    tokens: int | None = None,
+    seed: int | None = None,
     repeats: int | None = None,
 ) -> dict[str, Any]:
     """Measure speed on this machine: the train step, the feed, preparation or tokenization.
@@ -288,9 +312,19 @@ def bench(
         source: Real text, for prepare and tokenize.
         tokenizer: Tokenizer directory, for prepare and tokenize.
         length: Sequence length.
-        batch: Sequences per step.
-        steps: Timed steps.
-        repeats: Timed repetitions.
+        batch: Sequences per step, for train and feed.
+        predictions: Predictions per sequence, for train.
+        dtype: Compute dtype, for train.
+        attention: Attention engine, for train.
+        dropout: exact or fast, for train.
+        steps: Timed steps, for train.
+        warmup: Steps before the timed ones, for train.
+        driver: Only this driver, for feed.
+        workers: Processes, for prepare.
+        megabytes: How much text, for tokenize.
+        tokens: Size of the synthetic store, for train and feed.
+        seed: Seed of the synthetic store, for train and feed.
+        repeats: Timed repetitions, for feed, prepare and tokenize.
     """
     from bert_jax.scale.bench import bench as measure
 
@@ -302,7 +336,17 @@ def bench(
         tokenizer=tokenizer,
         length=length,
         batch=batch,
+        predictions=predictions,
+        dtype=dtype,
+        attention=attention,
+        dropout=dropout,
         steps=steps,
+        warmup=warmup,
+        driver=driver,
+        workers=workers,
+        megabytes=megabytes,
+        tokens=tokens,
+        seed=seed,
         repeats=repeats,
     )
 
