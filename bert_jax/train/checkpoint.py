@@ -188,6 +188,11 @@ class Checkpoints:
         else:
             self._saving, self._scores[step] = step, score
 
+    def poll(self) -> None:
+        """Note a save that has ended, without waiting for one that has not."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self._finish()
+
     def wait(self) -> None:
         """Until the last save is on disk. Errors: `BertJaxError` when it failed."""
         self._finish()

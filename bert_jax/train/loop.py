@@ -142,6 +142,7 @@ def train(
 
             # A line of metrics; at the same time the checks that need numbers on the host.
             if step % config.log.every == 0 or step == 1 or last:
+                checkpoints.poll()
                 counters.save_failures = failures_before + checkpoints.failures
                 line = meter.line(step)
                 report(line)

@@ -198,7 +198,10 @@ class MetricsWriter:
 
             with files.clear_errors("write", tensorboard):
                 self._writer = SummaryWriter(
-                    str(tensorboard), purge_step=restored_step + 1 if restored_step else None, write_to_disk=True
+                    str(tensorboard),
+                    purge_step=restored_step + 1 if restored_step else None,
+                    # Its own names differ by the second only: a second start within one would lose the first file.
+                    filename_suffix=f".{time.time_ns()}",
                 )
 
     def write(self, line: Mapping[str, Any]) -> None:

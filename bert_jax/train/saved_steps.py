@@ -143,6 +143,10 @@ def restore_params(run_directory: str | Path, step: int | str | None = None) -> 
             return twice(lambda wanted=wanted: _read_params(directories[wanted])), wanted  # type: ignore[misc]
         except Damaged as damage:
             warn(f"checkpoint {directories[wanted]} is damaged ({damage})")
+        except BertJaxError:
+            raise
+        except Exception as error:
+            raise BertJaxError(f"cannot read checkpoint {directories[wanted]}: {error}") from error
     raise BertJaxError(f"{run_directory} has no good checkpoint to read: {', '.join(map(str, directories))} damaged")
 
 

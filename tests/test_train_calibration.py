@@ -1,0 +1,56 @@
+"""Choosing the steps for train.minutes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from tiny_training import TinyFeed, TinyProgram, held_out, tiny_config, two_phases
+
+from bert_jax.config import Config
+from bert_jax.errors import BertJaxError
+from bert_jax.train import calibration
+from bert_jax.train.calibration import Costs, calibrate, provisional, steps_within
+
+
+def _minutes(config: Config, minutes: float) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, steps=None, minutes=minutes))
+
+
+def _seconds(config: Config, steps: int, costs: Costs) -> float:
+    """Counted one by one: what a run of `steps` costs."""
+    evaluations = sum(step % config.evaluate.every == 0 or step == steps for step in range(1, steps + 1))  # type: ignore[operator]
+    saves = sum(step % config.checkpoint.every == 0 or step == steps for step in range(1, steps + 1))
+    return costs.compile + steps * costs.steps[0] + evaluations * costs.evaluation + saves * costs.save
+
+
+@pytest.mark.parametrize("seconds", [30.0, 61.7, 300.0])
+def test_the_steps_fill_the_time_and_no_more(seconds: float) -> None:
+    config = _minutes(tiny_config(), 1.0)
+    costs = Costs(compile=10.0, steps=(0.2,), evaluation=1.5, save=0.3)
+    steps = steps_within(config, costs, seconds, evaluates=True)
+    assert _seconds(config, steps, costs) <= seconds
+    assert any(_seconds(config, steps + more, costs) > seconds for more in (1, 2))
+
+
+def test_later_phases_take_their_part_of_the_time() -> None:
+    config = _minutes(two_phases(100), 1.0)
+    costs = Costs(compile=0.0, steps=(1.0, 2.0), evaluation=0.0, save=0.0)
+    assert steps_within(config, costs, 260.0, evaluates=False) == 60
+
+
+def test_too_few_minutes_are_refused() -> None:
+    with pytest.raises(
+        BertJaxError, match=r"train.minutes 1 is too short: .* one step take 1:52"
+    ):
+        steps_within(_minutes(tiny_config(), 1.0), Costs(100.0, (2.0,), 0.0, 0.0), 50.0, evaluates=False)
+
+
+def test_calibration_measures_and_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_TIMED_SECONDS", 0.2)
+    config = _minutes(tiny_config(), 1.0)
+    feed = TinyFeed(provisional(config), seconds=0.01)
+    steps = calibrate(config, TinyProgram, feed, {"": held_out()})
+    assert 300 < steps < 60 / 0.01
+    assert feed.begun == [0]
+    assert feed.closed == 1

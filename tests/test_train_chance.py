@@ -1,0 +1,45 @@
+"""What chance scores, and when the loop warns."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from bert_jax.train.chance import chance_text, expected_first_loss, first_loss_warning, patience_steps, stuck_warning
+
+
+def test_an_untrained_model() -> None:
+    assert expected_first_loss(30522, "mlm+nsp") == pytest.approx(11.0193, abs=1e-4)
+    assert expected_first_loss(30522, "mlm") == pytest.approx(10.3262, abs=1e-4)
+    assert first_loss_warning(11.2, 30522, "mlm+nsp") is None
+    assert "is 13.000, an untrained model has ln V + ln 2 = 11.019" in (
+        first_loss_warning(13.0, 30522, "mlm+nsp") or ""
+    )
+    assert "is not finite, an untrained model has ln V = " in (first_loss_warning(math.nan, 30522, "mlm") or "")
+    assert "is not finite" in (first_loss_warning(None, 30522, "mlm") or "")
+
+
+def test_stuck_is_no_better_than_guessing_by_frequency() -> None:
+    assert stuck_warning(6.4, {"chance_mlm_loss": 6.5}, 300) is None
+    assert "at step 300 mlm_loss is 6.600, no better" in (stuck_warning(6.6, {"chance_mlm_loss": 6.5}, 300) or "")
+    assert stuck_warning(9.0, {}, 300) is None
+    assert stuck_warning(None, {"chance_mlm_loss": 6.5}, 300) is None
+
+
+def test_patience_is_three_warm_ups_and_a_tenth_of_the_run() -> None:
+    assert patience_steps(0.1, 1000) == 300
+    assert patience_steps(100, 1000) == 300
+    assert patience_steps(0.01, 1000) == 100
+    assert patience_steps(0.0, 1000) == 100
+
+
+def test_the_line_names_what_is_known() -> None:
+    line = chance_text(
+        {"chance_mlm_loss": 6.5, "chance_mlm_accuracy": 0.067, "chance_nsp_accuracy": 0.6}, 100, "mlm+nsp"
+    )
+    assert "near 5.298" in line
+    assert "mlm_loss 6.500" in line
+    assert "mlm_accuracy 0.0670" in line
+    assert "nsp_accuracy 0.600" in line
+    assert chance_text({"chance_nsp_accuracy": 0.6}, 100, "mlm") == "chance: before training the loss is near 4.605"
