@@ -39,8 +39,19 @@ _EXPORTED: dict[str, dict[str, str]] = {
 }
 # Keys that only Hugging Face writes: any of them decides the dialect.
 _HUGGINGFACE_KEYS = frozenset(
-    "model_type architectures transformers_version torch_dtype dtype _name_or_path layer_norm_eps gradient_checkpointing"
-    " position_embedding_type use_cache classifier_dropout".split()
+    [
+        "model_type",
+        "architectures",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+        "_name_or_path",
+        "layer_norm_eps",
+        "gradient_checkpointing",
+        "position_embedding_type",
+        "use_cache",
+        "classifier_dropout",
+    ]
 )
 # Keys that change what the model computes in ways this package does not: value(s) under which nothing changes.
 _REQUIRED: dict[str, tuple[Any, ...]] = {
@@ -218,9 +229,7 @@ def _check_float(name: str, value: Any) -> None:
 
 def _check_activation(name: Any) -> None:
     if name == "gelu":
-        raise BertJaxError(
-            "hidden_act 'gelu' is two functions: say gelu_tanh (Google's) or gelu_exact (Hugging Face's)"
-        )
+        raise BertJaxError("hidden_act 'gelu' is two functions: say gelu_tanh (Google) or gelu_exact (Hugging Face)")
     if name not in _ACTIVATIONS:
         hint = _did_you_mean(str(name), (*_ACTIVATIONS, *_ALIASES))
         raise BertJaxError(f"hidden_act is {name!r}: {hint}known are {', '.join(_ACTIVATIONS)}")

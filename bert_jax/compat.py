@@ -68,7 +68,7 @@ def key_words(key: Any) -> jax.Array:
         words = jnp.asarray(key)
     if words.shape not in ((2,), (4,)) or words.dtype != jnp.uint32:
         raise BertJaxError(
-            f"key has shape {words.shape} and dtype {words.dtype}: expected one typed key, or uint32 words of shape (2,)"
+            f"key is {words.dtype}{list(words.shape)}: expected one typed key, or its uint32 words of shape (2,)"
         )
     return words
 

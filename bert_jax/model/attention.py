@@ -15,22 +15,21 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.errors import BertJaxError
-from bert_jax.model.dropout import Draws, drop_probabilities
+from bert_jax.model.dropout import drop
 
 # Finite, so that a row with nothing to look at stays finite too; far below any score, so that its share is exactly 0.
 MASKED = -1e30
 
 
 class Request(NamedTuple):
-    """One call: arrays, and what is asked beside the plain product."""
+    """One call: arrays, and what is asked beside the plain product (`dropped`: a packed mask, see dropout.py)."""
 
     query: jax.Array
     key: jax.Array
     value: jax.Array
     mask: jax.Array
-    draws: Draws | None
+    dropped: jax.Array | None
     rate: float
-    layer: jax.Array | int
 
 
 class Engine(NamedTuple):
@@ -54,10 +53,9 @@ def attend(name: str, request: Request, probabilities: bool = False) -> tuple[ja
 
     Errors: `BertJaxError` naming the engine and what it cannot honour.
     """
-    dropped = request.draws is not None and request.rate > 0
-    name = choose(name, dropped, probabilities)
+    name = choose(name, request.dropped is not None, probabilities)
     engine = ENGINES[name]
-    if dropped and not engine.dropout:
+    if request.dropped is not None and not engine.dropout:
         raise BertJaxError(
             f"attention engine {name!r} cannot drop attention probabilities (attention_probs_dropout_prob "
             f"{request.rate}): set that to 0, or choose 'einsum'"
@@ -84,8 +82,8 @@ def _einsum(request: Request) -> tuple[jax.Array, jax.Array | None]:
     scale = 1 / math.sqrt(request.query.shape[-1])
     scores = jnp.einsum("BTNH,BSNH->BNTS", request.query * scale, request.key, preferred_element_type=jnp.float32)
     shares = jax.nn.softmax(jnp.where(request.mask, scores, MASKED), axis=-1).astype(request.value.dtype)
-    dropped = drop_probabilities(request.draws, request.rate, request.layer, shares)
-    return jnp.einsum("BNTS,BSNH->BTNH", dropped, request.value), shares
+    kept = drop(shares, request.dropped, request.rate, 1)
+    return jnp.einsum("BNTS,BSNH->BTNH", kept, request.value), shares
 
 
 def _fused(implementation: str) -> Callable[[Request], tuple[jax.Array, jax.Array | None]]:

@@ -21,7 +21,7 @@ from bert_jax.bert_config import BertConfig
 from bert_jax.errors import BertJaxError
 from bert_jax.model import attention
 from bert_jax.model.dropout import Dropout, make_draws
-from bert_jax.model.encoder import Context, Embeddings, Encoder
+from bert_jax.model.encoder import Embeddings, Encoder
 from bert_jax.model.heads import MaskedLM, NextSentence, Pooler, gather_positions
 
 Head = Literal["masked_lm", "next_sentence"]
@@ -61,9 +61,9 @@ class Bert(nn.Module):
             draws = make_draws(dropout, ids.shape[0], places, sequence_ids)
         embeddings = Embeddings(config, dtype, self.vocab_multiple, name="embeddings")
         x, table = embeddings(ids, batch["segment_ids"], position_ids, draws)
-        context = Context(attention.attention_mask(batch["input_mask"], sequence_ids), draws)
+        mask = attention.attention_mask(batch["input_mask"], sequence_ids)
         encoder = Encoder(config, dtype, self.attention, self.scan_layers, self.remat, name="encoder")
-        states, shares = encoder(x, context, hidden_states, attentions)
+        states, shares = encoder(x, mask, draws, hidden_states, attentions)
         outputs: dict[str, Any] = {"sequence_output": states[-1]}
         if hidden_states:
             outputs["hidden_states"] = (x, *states)

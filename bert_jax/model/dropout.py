@@ -7,11 +7,14 @@ microbatch, under scan or rematerialisation, alone in its row or packed with oth
 
 One threefry block gives 64 bits, used as four draws of 16 bits: an element is kept when its draw is at least
 round(rate · 65536), and scaled by the exact inverse of that probability. The four decisions of a block are packed into
-one byte, and these bytes, a quarter of a byte per element, are all that the backward pass keeps.
+one byte, and these bytes, a quarter of a byte per element, are all that the backward pass keeps. Dropout of hidden
+states counts (position, block of channels), channel c being lane c // ⌈D/4⌉ of block c mod ⌈D/4⌉; dropout of attention
+probabilities counts (head block, query position, key position), with the heads in lanes likewise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -21,12 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import compat
+from bert_jax.bert_config import BertConfig
 from bert_jax.errors import BertJaxError
 
 LANES = 4  # draws per threefry block
 _ONE = 1 << 16  # a draw is uniform in [0, _ONE)
 
-# Sites: which draw inside a layer. The embeddings' own is site 0 of layer 0.
+# Sites: which draw inside a layer. Embeddings and classifiers, which are in no layer, draw in layer 0.
 EMBEDDINGS, ATTENTION_PROBABILITIES, ATTENTION_OUTPUT, FEED_FORWARD_OUTPUT, CLASSIFIER = range(5)
 
 
@@ -49,14 +53,33 @@ class Dropout:
 
 
 class Draws(NamedTuple):
-    """Draws for one batch: keys per token (or per row) and where each token stands in its example.
+    """The randomness of one forward pass: keys per row or per token, and where each token stands in its example.
 
-    key_words: `exact` two uint32 arrays (B, T) or (B, 1); `fast` one typed rbg key. position_ids: (B, T) or (1, T).
+    key: `exact` threefry keys (B, 1), or (B, P) when packed; `fast` one rbg key. places: (B, T) which of the P keys
+    each token draws with, None when there is one. position_ids: uint32 (B, T) or (1, T). always: true, in a way that
+    the compiler does not know.
     """
 
-    kind: str
-    key_words: Any
+    key: jax.Array
+    places: jax.Array | None
     position_ids: jax.Array
+    always: jax.Array
+
+    @property
+    def exact(self) -> bool:
+        """Whether the bits belong to the example."""
+        return self.key.ndim > 0
+
+
+class Masks(NamedTuple):
+    """Packed masks of one layer (or of several, along a leading axis); None where nothing is dropped.
+
+    attention_probabilities: uint8 (B, ⌈N/4⌉, T, T). attention_output, feed_forward_output: uint8 (B, T, ⌈D/4⌉).
+    """
+
+    attention_probabilities: jax.Array | None = None
+    attention_output: jax.Array | None = None
+    feed_forward_output: jax.Array | None = None
 
 
 def make_draws(dropout: Dropout, batch_size: int, position_ids: jax.Array, sequence_ids: jax.Array | None) -> Draws:
@@ -65,9 +88,11 @@ def make_draws(dropout: Dropout, batch_size: int, position_ids: jax.Array, seque
     Errors: `BertJaxError` when `example_ids` do not fit the batch.
     """
     words = compat.key_words(dropout.key)
+    always = (words[0] | jnp.uint32(1)) != 0
+    position_ids = position_ids.astype(jnp.uint32)
     if dropout.kind == "fast":
         key = jax.random.wrap_key_data(jnp.concatenate([words, words])[:4], impl="rbg")
-        return Draws("fast", key, position_ids)
+        return Draws(key, None, jnp.broadcast_to(position_ids, (batch_size, position_ids.shape[1])), always)
     if words.shape != (2,):
         raise BertJaxError("dropout 'exact' counts with threefry: give a threefry key (jax.random.key(seed)), not rbg")
     ids = dropout.example_ids
@@ -76,102 +101,130 @@ def make_draws(dropout: Dropout, batch_size: int, position_ids: jax.Array, seque
         came = "none" if ids is None else f"shape {jnp.shape(ids)}"
         expected = f"({batch_size},)" if axes == 1 else f"({batch_size}, P), one per packed sequence"
         raise BertJaxError(f"dropout 'exact' needs example_ids of shape {expected}; got {came}")
-    k0, k1 = compat.threefry_2x32(words[0], words[1], 0, ids)
-    if sequence_ids is None:
-        return Draws("exact", (k0[:, None], k1[:, None]), position_ids)
-    place = jnp.maximum(sequence_ids - 1, 0)  # padding draws like the first example: nothing of it counts
-    return Draws("exact", tuple(jnp.take_along_axis(k, place, axis=1) for k in (k0, k1)), position_ids)
+    ids = jnp.asarray(ids).astype(jnp.uint32).reshape(batch_size, -1)
+    key = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(
+        jax.random.wrap_key_data(words, impl="threefry2x32"), ids
+    )
+    # Padding draws like the first example: nothing of it counts.
+    places = None if sequence_ids is None else jnp.maximum(sequence_ids - 1, 0)
+    return Draws(key, places, position_ids, always)
 
 
-def drop_hidden(draws: Draws | None, rate: float, layer: jax.Array | int, site: int, x: jax.Array) -> jax.Array:
-    """Dropout of hidden states x (B, T, D); channel c belongs to lane c // ⌈D/4⌉ of its block.
+def layer_masks(draws: Draws | None, config: BertConfig, layers: jax.Array | int) -> Masks:
+    """What layer `layers` drops; with an array (L,) of layers, `exact` only, every mask has a leading axis L."""
+    if draws is None:
+        return Masks()
+    hidden, shares = config.hidden_dropout_prob, config.attention_probs_dropout_prob
+    width, heads = config.hidden_size, config.num_attention_heads
+    return Masks(
+        probabilities_mask(draws, shares, layers, heads) if shares else None,
+        hidden_mask(draws, hidden, layers, ATTENTION_OUTPUT, width) if hidden else None,
+        hidden_mask(draws, hidden, layers, FEED_FORWARD_OUTPUT, width) if hidden else None,
+    )
 
-    Returns x itself when `draws` is None or `rate` is 0. `layer` may be traced.
-    """
-    if draws is None or rate == 0:
-        return x
-    batch, length, width = x.shape
+
+def hidden_mask(draws: Draws, rate: float, layers: jax.Array | int, site: int, width: int) -> jax.Array:
+    """Packed mask uint8 (B, T, ⌈width/4⌉) for hidden states; `layers` may be traced, or an array as above."""
     blocks = -(-width // LANES)
-    if draws.kind == "fast":
-        words = _fast_words(draws.key_words, layer, site, (batch, length, blocks))
-    else:
-        k0, k1 = _site_key(draws, layer, site)
-        block = jax.lax.broadcasted_iota(jnp.uint32, (1, 1, blocks), 2)
-        words = compat.threefry_2x32(k0[..., None], k1[..., None], draws.position_ids[..., None], block)
-    mask = _packed_mask(words, rate, (batch, length, blocks))
-    return _drop(x, mask, rate, 2)
+    if not draws.exact:
+        return _fast_mask(draws, rate, layers, site, (*draws.position_ids.shape, blocks))
+
+    def mask(k0: jax.Array, k1: jax.Array, position: jax.Array) -> jax.Array:
+        block = jnp.arange(blocks, dtype=jnp.uint32)
+        return _packed(compat.threefry_2x32(k0[..., None], k1[..., None], position[..., None], block), rate)
+
+    return _apart(mask, draws, *_site_key(draws, layers, site), draws.position_ids)
 
 
-def drop_probabilities(draws: Draws | None, rate: float, layer: jax.Array | int, probabilities: jax.Array) -> jax.Array:
-    """Dropout of attention probabilities (B, N, T, S); head n belongs to lane n // ⌈N/4⌉ of its block.
-
-    The counter is (head, query position, key position) inside the example, so draws do not depend on T.
-    """
-    if draws is None or rate == 0:
-        return probabilities
-    batch, heads, queries, keys = probabilities.shape
+def probabilities_mask(draws: Draws, rate: float, layers: jax.Array | int, heads: int) -> jax.Array:
+    """Packed mask uint8 (B, ⌈heads/4⌉, T, T) for attention probabilities; the draws do not depend on T."""
     blocks = -(-heads // LANES)
-    if draws.kind == "fast":
-        words = _fast_words(draws.key_words, layer, ATTENTION_PROBABILITIES, (batch, blocks, queries, keys))
-    else:
-        k0, k1 = _site_key(draws, layer, ATTENTION_PROBABILITIES)
-        block = jax.lax.broadcasted_iota(jnp.uint32, (1, blocks, 1, 1), 1)
-        position = draws.position_ids.astype(jnp.uint32)
-        query = (block << 24) | position[:, None, :, None]
-        words = compat.threefry_2x32(k0[:, None, :, None], k1[:, None, :, None], query, position[:, None, None, :])
-    mask = _packed_mask(words, rate, (batch, blocks, queries, keys))
-    return _drop(probabilities, mask, rate, 1)
+    batch, length = draws.position_ids.shape
+    if not draws.exact:
+        return _fast_mask(draws, rate, layers, ATTENTION_PROBABILITIES, (batch, blocks, length, length))
+
+    def mask(k0: jax.Array, k1: jax.Array, position: jax.Array) -> jax.Array:
+        block = jnp.arange(blocks, dtype=jnp.uint32)[:, None, None] << 24  # positions stay below 2²⁴
+        k0, k1 = (jnp.expand_dims(k, (-3, -1)) for k in (k0, k1))  # the key of the query's example
+        counter = block | position[:, None, :, None]
+        return _packed(compat.threefry_2x32(k0, k1, counter, position[:, None, None, :]), rate)
+
+    return _apart(mask, draws, *_site_key(draws, layers, ATTENTION_PROBABILITIES), draws.position_ids)
 
 
-def _site_key(draws: Draws, layer: jax.Array | int, site: int) -> tuple[jax.Array, jax.Array]:
-    return compat.threefry_2x32(*draws.key_words, layer, site)
+def _site_key(draws: Draws, layers: jax.Array | int, site: int) -> tuple[jax.Array, jax.Array]:
+    """Words of the keys of one site: two uint32 arrays ([L,] B, T or 1)."""
+
+    def fold(layer: jax.Array | int) -> jax.Array:
+        flat = draws.key.reshape(-1)
+        folded = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, layer), site))(flat)
+        words = jax.random.key_data(folded).reshape(*draws.key.shape, 2)
+        if draws.places is None:
+            return words
+        return jnp.take_along_axis(words, draws.places[..., None], axis=1, mode="clip")
+
+    words = jax.vmap(fold)(layers) if jnp.ndim(layers) else fold(layers)
+    return words[..., 0], words[..., 1]
 
 
-def _fast_words(key: jax.Array, layer: jax.Array | int, site: int, shape: tuple[int, ...]) -> Any:
-    key = jax.random.fold_in(jax.random.fold_in(key, layer), site)
-    bits = jax.random.bits(key, (2, *shape), jnp.uint32)
-    return bits[0], bits[1]
+def _apart(compute: Callable[..., jax.Array], draws: Draws, *operands: jax.Array) -> jax.Array:
+    """compute(*operands) as a computation of its own that XLA cannot fuse into what reads the result.
+
+    Fused, every reader computes the hundred operations of a block anew, once for each of its lanes: measured on CPU
+    twelve times slower, and minutes of compilation. A branch whose condition is only known when it runs holds them
+    apart; a barrier does not, XLA drops it before it fuses.
+    """
+    result = jax.eval_shape(compute, *operands)
+    return jax.lax.cond(draws.always, compute, lambda *_: jnp.zeros(result.shape, result.dtype), *operands)
+
+
+def _fast_mask(draws: Draws, rate: float, layer: jax.Array | int, site: int, shape: tuple[int, ...]) -> jax.Array:
+    key = jax.random.fold_in(jax.random.fold_in(draws.key, layer), site)
+    words = jax.random.bits(key, (2, *shape), jnp.uint32)
+    return _packed((words[0], words[1]), rate)
 
 
 def _threshold(rate: float) -> int:
     return min(max(round(rate * _ONE), 1), _ONE - 1)
 
 
-def _packed_mask(words: tuple[jax.Array, jax.Array], rate: float, shape: tuple[int, ...]) -> jax.Array:
-    """uint8 array of `shape`, blocks of four lanes: bit l is set where lane l is kept."""
-    threshold = jnp.uint32(_threshold(rate))
-    low = jnp.uint32(_ONE - 1)
+def _packed(words: tuple[jax.Array, jax.Array], rate: float) -> jax.Array:
+    """Two random words per block → uint8, bit l set where lane l is kept."""
+    threshold, low = jnp.uint32(_threshold(rate)), jnp.uint32(_ONE - 1)
     lanes = (words[0] & low, words[0] >> 16, words[1] & low, words[1] >> 16)
-    mask = sum((lane >= threshold).astype(jnp.uint8) << index for index, lane in enumerate(lanes))
-    # Kept as bytes: fused into its four readers, the block would be computed four times.
-    return jax.lax.optimization_barrier(jnp.broadcast_to(mask, shape))
-
-
-def _expand(mask: jax.Array, axis: int, size: int) -> jax.Array:
-    """Packed mask → one 0/1 byte per element along `axis`, lanes side by side, cut to `size`."""
-    lane = jnp.arange(LANES, dtype=jnp.uint8).reshape((LANES,) + (1,) * (mask.ndim - axis))
-    bits = (jnp.expand_dims(mask, axis) >> lane) & jnp.uint8(1)
-    whole = bits.reshape(*mask.shape[:axis], LANES * mask.shape[axis], *mask.shape[axis + 1 :])
-    return jax.lax.slice_in_dim(whole, 0, size, axis=axis)
-
-
-def _masked(x: jax.Array, mask: jax.Array, rate: float, axis: int) -> jax.Array:
-    scale = _ONE / (_ONE - _threshold(rate))
-    keep = _expand(mask, axis, x.shape[axis]).astype(bool)
-    return jnp.where(keep, x * jnp.asarray(scale, x.dtype), jnp.zeros((), x.dtype))
+    kept = [(lane >= threshold).astype(jnp.uint8) << index for index, lane in enumerate(lanes)]
+    return kept[0] | kept[1] | kept[2] | kept[3]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _drop(x: jax.Array, mask: jax.Array, rate: float, axis: int) -> jax.Array:
+def drop(x: jax.Array, mask: jax.Array | None, rate: float, axis: int) -> jax.Array:
+    """x with what `mask` drops set to 0 and the rest scaled up; lanes lie along `axis`. No mask: x itself."""
     return _masked(x, mask, rate, axis)
 
 
-def _drop_forward(x: jax.Array, mask: jax.Array, rate: float, axis: int) -> tuple[jax.Array, jax.Array]:
+def _masked(x: jax.Array, mask: jax.Array | None, rate: float, axis: int) -> jax.Array:
+    if mask is None:
+        return x
+    scale = _ONE / (_ONE - _threshold(rate))
+    keep = _unpacked(mask, axis % x.ndim, x.shape[axis])
+    return jnp.where(keep, x * jnp.asarray(scale, x.dtype), jnp.zeros((), x.dtype))
+
+
+def _unpacked(mask: jax.Array, axis: int, size: int) -> jax.Array:
+    """Packed mask → bool per element along `axis`: lanes side by side, cut to `size`."""
+    lane = jnp.arange(LANES, dtype=jnp.uint8).reshape((LANES,) + (1,) * (mask.ndim - axis))
+    bits = (jnp.expand_dims(mask, axis) >> lane) & jnp.uint8(1)
+    whole = bits.reshape(*mask.shape[:axis], LANES * mask.shape[axis], *mask.shape[axis + 1 :])
+    return jax.lax.slice_in_dim(whole, 0, size, axis=axis).astype(bool)
+
+
+def _drop_forward(x: jax.Array, mask: jax.Array | None, rate: float, axis: int) -> tuple[jax.Array, Any]:
     return _masked(x, mask, rate, axis), mask
 
 
-def _drop_backward(rate: float, axis: int, mask: jax.Array, gradient: jax.Array) -> tuple[jax.Array, Any]:
-    return _masked(gradient, mask, rate, axis), np.zeros(mask.shape, jax.dtypes.float0)
+def _drop_backward(rate: float, axis: int, mask: jax.Array | None, gradient: jax.Array) -> tuple[jax.Array, Any]:
+    none = None if mask is None else np.zeros(mask.shape, jax.dtypes.float0)
+    return _masked(gradient, mask, rate, axis), none
 
 
-_drop.defvjp(_drop_forward, _drop_backward)
+drop.defvjp(_drop_forward, _drop_backward)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,13 +13,6 @@ from bert_jax.bert_config import BertConfig
 from bert_jax.model import attention, dropout
 from bert_jax.model.activations import ACTIVATIONS
 from bert_jax.model.layers import LayerNorm, Linear, truncated_normal
-
-
-class Context(NamedTuple):
-    """What all layers share: mask (B, 1, T or 1, S), draws for dropout, whether probabilities are asked for."""
-
-    mask: jax.Array
-    draws: dropout.Draws | None
 
 
 class Embeddings(nn.Module):
@@ -45,7 +38,10 @@ class Embeddings(nn.Module):
         x += jnp.einsum("BTC,CD->BTD", jax.nn.one_hot(segment_ids, config.type_vocab_size), segments)
         x = LayerNorm(config.layer_norm_eps, self.dtype, name="layer_norm")(x)
         assert x.shape == (*ids.shape, width)
-        return dropout.drop_hidden(draws, config.hidden_dropout_prob, 0, dropout.EMBEDDINGS, x), words
+        rate = config.hidden_dropout_prob
+        if draws is not None and rate:
+            x = dropout.drop(x, dropout.hidden_mask(draws, rate, 0, dropout.EMBEDDINGS, width), rate, 2)
+        return x, words
 
     def _table(self, name: str, rows: int) -> jax.Array:
         shape = (rows, self.config.hidden_size)
@@ -61,7 +57,7 @@ class SelfAttention(nn.Module):
     probabilities: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: Context, layer: jax.Array | int) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(self, x: jax.Array, mask: jax.Array, dropped: dropout.Masks) -> tuple[jax.Array, jax.Array | None]:
         config = self.config
         width, heads, head_size = config.hidden_size, config.num_attention_heads, config.head_size
 
@@ -73,17 +69,14 @@ class SelfAttention(nn.Module):
             query=project("query"),
             key=project("key"),
             value=project("value"),
-            mask=context.mask,
-            draws=context.draws,
+            mask=mask,
+            dropped=dropped.attention_probabilities,
             rate=config.attention_probs_dropout_prob,
-            layer=layer,
         )
         mixed, shares = attention.attend(self.engine, request, self.probabilities)
         output_shape = (heads, head_size, width)
         output = Linear("BTNH,NHD->BTD", output_shape, (width,), config.initializer_range, self.dtype, name="output")
-        added = dropout.drop_hidden(
-            context.draws, config.hidden_dropout_prob, layer, dropout.ATTENTION_OUTPUT, output(mixed)
-        )
+        added = dropout.drop(output(mixed), dropped.attention_output, config.hidden_dropout_prob, 2)
         return LayerNorm(config.layer_norm_eps, self.dtype, name="layer_norm")(x + added), shares
 
 
@@ -94,15 +87,13 @@ class FeedForward(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: Context, layer: jax.Array | int) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
         config = self.config
         width, inner, spread = config.hidden_size, config.intermediate_size, config.initializer_range
         hidden = Linear("BTD,DF->BTF", (width, inner), (inner,), spread, self.dtype, name="intermediate")(x)
         hidden = ACTIVATIONS[config.hidden_act](hidden)
         added = Linear("BTF,FD->BTD", (inner, width), (width,), spread, self.dtype, name="output")(hidden)
-        added = dropout.drop_hidden(
-            context.draws, config.hidden_dropout_prob, layer, dropout.FEED_FORWARD_OUTPUT, added
-        )
+        added = dropout.drop(added, mask, config.hidden_dropout_prob, 2)
         return LayerNorm(config.layer_norm_eps, self.dtype, name="layer_norm")(x + added)
 
 
@@ -115,10 +106,10 @@ class Layer(nn.Module):
     probabilities: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: Context, layer: jax.Array | int) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(self, x: jax.Array, mask: jax.Array, dropped: dropout.Masks) -> tuple[jax.Array, jax.Array | None]:
         attend = SelfAttention(self.config, self.dtype, self.engine, self.probabilities, name="attention")
-        x, shares = attend(x, context, layer)
-        return FeedForward(self.config, self.dtype, name="feed_forward")(x, context, layer), shares
+        x, shares = attend(x, mask, dropped)
+        return FeedForward(self.config, self.dtype, name="feed_forward")(x, dropped.feed_forward_output), shares
 
 
 class Encoder(nn.Module):
@@ -135,42 +126,47 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, context: Context, hidden_states: bool, attentions: bool
+        self, x: jax.Array, mask: jax.Array, draws: dropout.Draws | None, hidden_states: bool, attentions: bool
     ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-        names = [f"layer_{index}" for index in range(self.config.num_hidden_layers)]
+        count = self.config.num_hidden_layers
         make = {"config": self.config, "dtype": self.dtype, "engine": self.engine, "probabilities": attentions}
         if self.is_initializing():
-            for index, name in enumerate(names):
-                x, _ = Layer(**make, name=name)(x, context, index)
+            for index in range(count):
+                x, _ = Layer(**make, name=f"layer_{index}")(x, mask, dropout.Masks())
             return (x,), ()
         layer = Layer(**make, parent=None)
+        # All masks in one computation, where the backward pass would keep them anyway: it compiles once.
+        masks = None
+        if draws is not None and draws.exact and self.remat == "none":
+            masks = dropout.layer_masks(draws, self.config, jnp.arange(count, dtype=jnp.uint32))
 
-        def run(params: Any, x: jax.Array, index: jax.Array | int) -> tuple[jax.Array, jax.Array | None]:
-            return layer.apply({"params": params}, x, context, index)
+        def run(x: jax.Array, params: Any, index: jax.Array, dropped: dropout.Masks | None) -> Any:
+            dropped = dropout.layer_masks(draws, self.config, index) if dropped is None else dropped
+            return layer.apply({"params": params}, x, mask, dropped)
 
         run = rematerialised(run, self.remat, self.scan_layers)
-        params = [self.variables["params"][name] for name in names]
+        params = [self.variables["params"][f"layer_{index}"] for index in range(count)]
         if self.scan_layers:
-            return _scan(run, params, x, hidden_states)
+            return _scan(run, x, params, masks, hidden_states)
         states, shares = [], []
-        for index in range(len(names)):
-            x, share = run(params[index], x, index)
+        for index in range(count):
+            x, share = run(x, params[index], jnp.uint32(index), jax.tree.map(lambda mask: mask[index], masks))  # noqa: B023
             states.append(x)
             shares.append(share)
         return tuple(states if hidden_states else states[-1:]), tuple(shares) if attentions else ()
 
 
 def _scan(
-    run: Callable[..., Any], params: list[Any], x: jax.Array, hidden_states: bool
+    run: Callable[..., Any], x: jax.Array, params: list[Any], masks: dropout.Masks | None, hidden_states: bool
 ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
     """Stack the layers' parameters and scan over them: one layer is compiled instead of L."""
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
 
     def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
-        x, shares = run(inputs[0], x, inputs[1])
+        x, shares = run(x, *inputs)
         return x, (x if hidden_states else None, shares)
 
-    x, (states, shares) = jax.lax.scan(body, x, (stacked, jnp.arange(len(params), dtype=jnp.uint32)))
+    x, (states, shares) = jax.lax.scan(body, x, (stacked, jnp.arange(len(params), dtype=jnp.uint32), masks))
     return tuple(states) if hidden_states else (x,), () if shares is None else tuple(shares)
 
 
