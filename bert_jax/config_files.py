@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import os
 import runpy
 import types
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from bert_jax.config import Config, Kind
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, UsageError
 
 _Dataclass = TypeVar("_Dataclass")
 
@@ -189,9 +191,15 @@ def differences(old: Any, new: Any) -> list[Difference]:
 
 
 def override(config: Config, arguments: list[str], program: str = "bert-jax pretrain CONFIG") -> Config:
-    """Apply `--section.field VALUE` arguments, typed, with did-you-mean (tyro prints it and exits with 2)."""
+    """Apply `--section.field VALUE` arguments. Errors: `UsageError` in one line, with did-you-mean from tyro."""
     import tyro
 
-    changed = tyro.cli(Config, default=config, args=arguments, prog=program)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            changed = tyro.cli(Config, default=config, args=arguments, prog=program)
+    except SystemExit as error:  # tyro draws a box and exits; a Python caller must get an error instead
+        words = said.getvalue().translate(dict.fromkeys(map(ord, "│─╭╮╰╯"), " ")).split("For full helptext")[0]
+        raise UsageError(" ".join(words.split())) from error
     check_types(changed)
     return changed

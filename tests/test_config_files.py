@@ -10,7 +10,7 @@ import pytest
 
 from bert_jax import config_files
 from bert_jax.config import Config, Data, Phase, Train
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, UsageError
 
 HEAD = "from bert_jax import Config, Train\n"
 
@@ -83,8 +83,19 @@ def test_overrides_are_typed_and_reach_phases() -> None:
     assert changed.total_steps == 16
 
 
-def test_mistyped_override_suggests_the_field(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        config_files.override(Config(), ["--train.stepz", "7"])
-    assert caught.value.code == 2
-    assert "--train.steps" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train.stepz", "7"], "--train.stepz.*--train.steps"),
+        (["--train.steps", "many"], "--train.steps.*many"),
+        (["--model.num-attention-heads", "5"], "num_attention_heads 5 does not divide hidden_size 768"),
+    ],
+)
+def test_bad_overrides_are_one_line_of_bad_usage(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        config_files.override(Config(), arguments)
+    assert "\n" not in str(caught.value)
+    assert "│" not in str(caught.value)
+    assert capsys.readouterr().err == ""
