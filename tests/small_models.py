@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from bert_jax.bert_config import BertConfig
 from bert_jax.config import Config, Train
 from bert_jax.formats.model import LoadedModel
 from bert_jax.infer.loaded import Bert
-from bert_jax.model.bert import init_parameters, make_model
+from bert_jax.model.bert import abstract_parameters, make_model
 from bert_jax.text.tokenizer import SPECIAL_PIECES, WordPieceTokenizer
 from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.run import Run, create_run
 from bert_jax.train.state import init_state
 
-WORDS = tuple("the a cat dog sat ran on mat road it was tired happy rain street wet play ##ing ##ed ##s . , ! ?".split())
+WORDS = (
+    *("the", "a", "cat", "dog", "sat", "ran", "on", "mat", "road", "it", "was", "tired", "happy", "rain", "street"),
+    *("wet", "play", "##ing", "##ed", "##s", ".", ",", "!", "?"),
+)
 HEADS = ("masked_lm", "next_sentence")
 
 
@@ -30,16 +35,18 @@ def small_config(positions: int = 64) -> BertConfig:
     return BertConfig(
         vocab_size=len(SPECIAL_PIECES) + len(WORDS),
         hidden_size=16,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=32,
         max_position_embeddings=positions,
-        initializer_range=0.5,  # large, so that answers differ
     )
 
 
 def small_parameters(seed: int = 0, heads: Sequence[str] = HEADS) -> dict[str, Any]:
-    return init_parameters(make_model(small_config(), heads=heads), jax.random.key(seed))
+    """Drawn by numpy, which compiles nothing; large enough that answers differ."""
+    random = np.random.default_rng(seed)
+    shapes = abstract_parameters(make_model(small_config(), heads=heads))
+    return jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.5, leaf.shape), leaf.dtype), shapes)
 
 
 def small_bert(seed: int = 0, heads: tuple[str, ...] = HEADS) -> Bert:

@@ -21,8 +21,10 @@ def bert() -> Bert:
 def by_hand(bert: Bert, ids: list[int], segments: list[int]) -> np.ndarray:
     """Probabilities (T, V) of one unpadded row."""
     batch = {"input_ids": [ids], "segment_ids": [segments], "input_mask": [[1] * len(ids)]}
-    logits = bert.apply({name: np.array(rows, np.int32) for name, rows in batch.items()})["masked_lm_logits"]
-    return np.asarray(jax.nn.softmax(logits[0], axis=-1))
+    arrays = {name: np.array(rows, np.int32) for name, rows in batch.items()}
+    logits = np.asarray(jax.jit(bert.apply)(arrays)["masked_lm_logits"][0], np.float64)
+    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)
 
 
 def test_probabilities_equal_the_models(bert: Bert) -> None:
@@ -50,10 +52,10 @@ def test_a_typed_separator_begins_the_second_segment(bert: Bert) -> None:
 
 
 def test_answers_do_not_depend_on_what_shares_the_batch(bert: Bert) -> None:
-    texts = [" ".join(["cat"] * (number % 40)) + " [MASK]" * (1 + number % 3) for number in range(70)]
+    texts = [" ".join(["cat"] * number) + " [MASK]" * (1 + number % 2) for number in range(8, 18)]
     together = bert.fill_mask(texts, top_k=2)
     assert [answer["text"] for answer in together] == texts
-    for number in (0, 1, 39, 69):
+    for number in (0, 9):
         alone = bert.fill_mask(texts[number], top_k=2)
         assert alone["filled"] == together[number]["filled"]
         for one, other in zip(alone["masks"], together[number]["masks"], strict=True):
@@ -63,16 +65,13 @@ def test_answers_do_not_depend_on_what_shares_the_batch(bert: Bert) -> None:
 
 def test_shapes_are_few_and_repeated_calls_compile_nothing() -> None:
     bert = small_bert()
-    texts = [" ".join(["cat"] * (number % 50)) + " [MASK]" for number in range(200)]
+    texts = [" ".join(["cat"] * (number % 20)) + " [MASK]" for number in range(40)]
     bert.fill_mask(texts)
     program = bert.compiled(("fill_mask", 5), lambda: pytest.fail("made twice"))
     compiled = program._cache_size()
-    assert compiled <= 3 * 3  # lengths 16, 32, 64, batches of 1, 8, 32
-    bert.fill_mask(texts[:50])
-    bert.fill_mask("a [MASK]")
-    before = program._cache_size()
-    bert.fill_mask("the [MASK]")
-    assert program._cache_size() == before
+    assert compiled <= 2 * 2  # lengths 16 and 32, a full batch of 32 and a rest
+    bert.fill_mask(reversed(texts))
+    assert program._cache_size() == compiled
 
 
 def test_candidates_keep_their_probabilities(bert: Bert) -> None:

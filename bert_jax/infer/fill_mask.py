@@ -37,7 +37,7 @@ def fill_masks(
     if top_k < 1:
         raise BertJaxError(f"top_k is {top_k}: expected at least 1")
     allowed = None if candidates is None else candidate_ids(bert.tokenizer, candidates)
-    top_k = min(top_k, bert.config.vocab_size if allowed is None else len(allowed))
+    top_k = min(top_k, bert.config.known_vocab_size if allowed is None else len(allowed))
 
     predict = bert.compiled(("fill_mask", top_k), lambda: _make_predict(bert, top_k))
 
@@ -111,7 +111,7 @@ def top_pieces(logits: jax.Array, allowed: jax.Array | None, top_k: int) -> tupl
 
 def _answer(tokenizer: Tokenizer, item: Encoded, values: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
     """The answer to one text from its rows of `top_pieces`."""
-    masks = []
+    masks: list[dict[str, Any]] = []
     for slot, position in enumerate(item.slots):
         pieces = tokenizer.pieces(ids[slot].tolist())
         ranked = [

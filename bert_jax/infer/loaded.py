@@ -88,7 +88,7 @@ class Bert:
         A pair is a tuple (a, b) or one text `a [SEP] b`. See `bert_jax.infer.next_sentence.next_sentences`.
         """
         if isinstance(pairs, str | tuple):
-            return next(next_sentences(self, [pairs]))  # type: ignore[list-item]
+            return next(next_sentences(self, [pairs]))
         return list(next_sentences(self, pairs))
 
     def compiled(self, key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:

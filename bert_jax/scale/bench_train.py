@@ -61,10 +61,11 @@ def bench_train(
 ) -> dict[str, Any]:
     """Time the training step of the first phase of a CONFIG, or of a preset such as `base` (default: `mini`).
 
-    A preset is timed with batch 32, length 128 and 20 predictions, unless told otherwise. Each further argument that is given replaces the configuration's. Data come from `store`, or from a synthetic store
-    drawn from `seed`, through the same feed. Every step is timed from the previous one's end to its own, one step being
-    dispatched ahead, so that neither the host nor a synchronisation is in the figures unless it holds the device up.
-    `mfu` counts real tokens only, `mfu_padded` all; both null where the device's peak is unknown.
+    A preset is timed with batch 32, length 128 and 20 predictions, unless told otherwise; each further argument that
+    is given replaces the configuration's. Data come from `store`, or from a synthetic store drawn from `seed`, through
+    the same feed. Every step is timed from the previous one's end to its own, one step being dispatched ahead, so that
+    neither the host nor a synchronisation is in the figures unless it holds the device up. `mfu` counts real tokens
+    only, `mfu_padded` all; both null where the device's peak is unknown.
     """
     overrides = {
         "batch": batch,

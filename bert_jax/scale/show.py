@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from bert_jax.config import Config, Data, Train
@@ -67,7 +68,7 @@ def shown_examples(shown: Shown, step: int, count: int) -> Iterator[dict[str, An
     batch = shown.config.phases[phase_index].batch
     positions = np.arange(inside * batch, inside * batch + min(count, batch), dtype=np.int64)
     examples = shown.feed.examples(positions)
-    masked = make_masked(shown.config, phase_index, vocabulary_of(shown.tokenizer), shown.config.train.seed)
+    masked = jax.jit(make_masked(shown.config, phase_index, vocabulary_of(shown.tokenizer), shown.config.train.seed))
     arrays = {name: np.asarray(array) for name, array in masked(examples).items()}
     for row, position in enumerate(positions.tolist()):
         place = {"step": step, "row": row, "position": position}

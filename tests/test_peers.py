@@ -1,0 +1,78 @@
+"""The peers' script: medians over rounds, ratios, and rows for peers that cannot run."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bert_jax.bert_config import BertConfig
+from bert_jax.model.flops import training_flops
+from bert_jax.scale.bench_train import full_rows
+
+PEERS = Path(__file__).parent / "peers"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"peers_{name}", PEERS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+peers, contract = load("peers"), load("contract")
+
+
+@pytest.mark.parametrize("model", ["tiny", "mini", "base"])
+def test_flops_and_shapes_are_counted_as_ours(model: str) -> None:
+    preset = BertConfig.preset(model)
+    layers, width, heads, feed_forward = contract.MODELS[model]
+    assert (preset.num_hidden_layers, preset.hidden_size) == (layers, width)
+    assert (preset.num_attention_heads, preset.intermediate_size) == (heads, feed_forward)
+    rows = full_rows({"tokens": 128.0}, 128, 20)
+    assert contract.train_flops(model, 128, 20) == training_flops(preset, rows)
+
+
+def test_medians_over_rounds() -> None:
+    rounds = [{"step_seconds_median": value, "model": "mini", "batch": 8} for value in (3.0, 1.0, 2.0)]
+    merged = peers.median_record([*rounds, {"error": "killed"}])
+    assert merged == {
+        "step_seconds_median": 2.0,
+        "model": "mini",
+        "batch": 8,
+        "rounds": 3,
+        "step_seconds_median_of_rounds": [1.0, 2.0, 3.0],
+    }
+    assert peers.median_record([{"error": "no torch"}] * 2) == {"error": "no torch"}
+
+
+def test_ratios_are_ours_over_theirs() -> None:
+    rows = [
+        {"workload": "w", "peer": "ours", "sequences_per_second": 30.0},
+        {"workload": "w", "peer": "other", "sequences_per_second": 20.0},
+        {"workload": "w", "peer": "broken", "error": "exit 1"},
+    ]
+    peers.add_ratios(rows)
+    assert rows[1]["ours_over_this_sequences_per_second"] == 1.5
+    assert "ours_over_this_sequences_per_second" not in rows[2]
+
+
+def test_a_peer_that_fails_is_a_row() -> None:
+    good = "import sys; print('noise', file=sys.stderr); print('{\"step_seconds_median\": 1.5}')"
+    assert peers.run([sys.executable, "-c", good]) == {"step_seconds_median": 1.5}
+    found = peers.run([sys.executable, "-c", "raise ImportError('no torch here')"])
+    assert found == {"error": "exit 1: ImportError: no torch here"}
+
+
+def test_a_batch_masks_distinct_inner_places() -> None:
+    batch = contract.random_batch(4, 32, 5)
+    places = batch["masked_lm_positions"]
+    assert places.shape == (4, 5)
+    assert (places > 0).all()
+    assert (places < 31).all()
+    assert all(len(set(row)) == 5 for row in places.tolist())
