@@ -40,9 +40,7 @@ def test_later_phases_take_their_part_of_the_time() -> None:
 
 
 def test_too_few_minutes_are_refused() -> None:
-    with pytest.raises(
-        BertJaxError, match=r"train.minutes 1 is too short: .* one step take 1:52"
-    ):
+    with pytest.raises(BertJaxError, match=r"train.minutes 1 is too short: .* one step take 1:52"):
         steps_within(_minutes(tiny_config(), 1.0), Costs(100.0, (2.0,), 0.0, 0.0), 50.0, evaluates=False)
 
 

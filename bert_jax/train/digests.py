@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bert_jax import files
 from bert_jax.errors import BertJaxError
@@ -66,14 +68,18 @@ def _leaf_digest(leaf: jax.Array) -> jax.Array:
     return jnp.stack([jnp.sum(one, dtype=jnp.uint32), jnp.sum(two, dtype=jnp.uint32)])
 
 
-@jax.jit
-def _all_digests(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.stack([_leaf_digest(leaf) for leaf in leaves])
+@functools.cache
+def _make_all_digests(mesh: jax.sharding.Mesh | None) -> Callable[[list[jax.Array]], jax.Array]:
+    """Compiled once per mesh; every process gets the whole answer."""
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    return jax.jit(lambda leaves: jnp.stack([_leaf_digest(leaf) for leaf in leaves]), out_shardings=everywhere)
 
 
 def digests_of(leaves: Mapping[str, jax.Array]) -> dict[str, str]:
     """Hex digest of every leaf, equal on every mesh; computed on the device, one small transfer."""
-    rows = np.asarray(jax.device_get(_all_digests(list(leaves.values()))))
+    shardings = [getattr(leaf, "sharding", None) for leaf in leaves.values()]
+    mesh = next((sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding)), None)
+    rows = np.asarray(jax.device_get(_make_all_digests(mesh)(list(leaves.values()))))
     return {path: f"{one:08x}{two:08x}" for path, (one, two) in zip(leaves, rows.tolist(), strict=True)}
 
 

@@ -20,7 +20,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,9 @@ class Run:
                 self._locked = False
 
     def write(self) -> None:
-        """Write `run.json`, atomically."""
+        """Write `run.json`, atomically; the first process only."""
+        if not _is_first_process():
+            return
         files.write_json(
             self.path / RUN_FILE,
             {
@@ -117,7 +119,9 @@ class Run:
         )
 
     def record(self, event: str, **details: Any) -> None:
-        """Add one line to `history.jsonl`."""
+        """Add one line to `history.jsonl`; the first process only."""
+        if not _is_first_process():
+            return
         line = files.to_json({"time": now(), "event": event, **details})
         with files.clear_errors("write", self.history), open(self.history, "a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -128,6 +132,34 @@ class Run:
         self.config = with_steps(self.config, steps)
         self.write()
         self.record("calibrated", minutes=self.calibrated_minutes, steps=steps)
+
+
+def _is_first_process() -> bool:
+    import jax
+
+    return jax.process_index() == 0
+
+
+def on_first_process(path: str | Path, make: Callable[[], Run]) -> Run:
+    """`make()` (create or reconcile) on the first process; the others open what it made, or fail with it."""
+    import jax
+
+    if jax.process_count() == 1:
+        return make()
+    from jax.experimental import multihost_utils
+
+    run, failure = None, None
+    if _is_first_process():
+        try:
+            run = make()
+        except BertJaxError as error:
+            failure = error
+    good = bool(multihost_utils.broadcast_one_to_all(jax.numpy.int32(failure is None)))
+    if failure is not None:
+        raise failure
+    if not good:
+        raise BertJaxError(f"the first process could not open {path}: see its message")
+    return run or open_run(path)
 
 
 def now() -> str:
