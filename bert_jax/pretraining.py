@@ -30,7 +30,7 @@ from bert_jax.train.loop import Feed, phase_spans, train
 from bert_jax.train.masking import Vocabulary
 from bert_jax.train.program import Program, make_program
 from bert_jax.train.reconcile import reconcile
-from bert_jax.train.run import Run, create_run, is_run, open_run
+from bert_jax.train.run import Run, create_run, is_run, on_first_process, open_run
 from bert_jax.train.sharding import make_mesh
 from bert_jax.train.state import resolve
 
@@ -90,13 +90,19 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
 def _open(path: Path, config: Config, data: PretrainingData, mesh: Any, init: str | None, change: bool) -> Run:
     """The run at `path`, continued where the configuration allows it, else made."""
     numerics = {name: str(choice.value) for name, choice in resolve(config.train, mesh).items()}
-    if is_run(path):
-        run = open_run(path)
-        with run.lock():
-            return reconcile(run, config, data.fingerprints, numerics, allow_change=change)
-    if init is None and path.is_dir() and {item.name for item in path.iterdir()} - {"data", "tokenizer"}:
-        require_absent(path)
-    return create_run(path, config, data.tokenizer, data.fingerprints, numerics, initialized_from=init)
+
+    def make() -> Run:
+        if is_run(path):
+            run = open_run(path)
+            with run.lock():
+                return reconcile(run, config, data.fingerprints, numerics, allow_change=change)
+        # Hidden names are what a start that was killed left behind: the lock, a partial tokenizer.
+        there = {item.name for item in path.iterdir() if not item.name.startswith(".")} if path.is_dir() else set()
+        if init is None and there - {"data", "tokenizer"}:
+            require_absent(path)
+        return create_run(path, config, data.tokenizer, data.fingerprints, numerics, initialized_from=init)
+
+    return on_first_process(path, make)
 
 
 def _materials(
