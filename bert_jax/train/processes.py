@@ -14,8 +14,8 @@ class Processes(NamedTuple):
     """Who coordinates, how many processes there are, and which one this is; None where JAX detects it."""
 
     coordinator: str | None
-    count: int | None
-    index: int | None
+    process_count: int | None
+    process_index: int | None
 
 
 FLAGS = ("--coordinator", "--processes", "--process")
@@ -81,7 +81,7 @@ def start_processes(processes: Processes) -> None:
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(processes.coordinator, processes.count, processes.index)
+        jax.distributed.initialize(processes.coordinator, processes.process_count, processes.process_index)
     except (RuntimeError, ValueError) as error:
         raise BertJaxError(
             f"the processes did not find each other ({processes.coordinator or 'detected coordinator'}): {error}"
