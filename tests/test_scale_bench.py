@@ -45,7 +45,7 @@ def check_keys(found: dict[str, Any]) -> None:
 
 
 def test_train() -> None:
-    model = dataclasses.replace(small_config(), vocab_size=200)
+    model = dataclasses.replace(small_config(), vocab_size=200, hidden_dropout_prob=0.0)
     config = Config(model=model, train=Train(length=64, batch=64, predictions=10, steps=5))
     found = bench("train", config, batch=16, length=32, steps=3, warmup=2, tokens=20_000)  # type: ignore[arg-type]
     check_keys(found)
@@ -72,7 +72,7 @@ def test_a_steps_time_is_from_the_last_ones_end_to_its_own() -> None:
 
     program = Sleeper()
     timing = time_steps(program, [{}, {}], warmup=2, steps=4)  # type: ignore[arg-type]
-    assert program.steps == 1 + 1 + 4
+    assert program.steps == 1 + 1 + 4 + 1
     assert timing.first_seconds >= 0.5
     assert len(timing.seconds) == 4
     assert all(0.015 < seconds < 0.4 for seconds in timing.seconds)

@@ -159,28 +159,31 @@ def _make_batches(program: Program, store: Store, plan_dir: Path) -> list[dict[s
 
 
 def time_steps(program: Program, batches: list[dict[str, jax.Array]], warmup: int, steps: int) -> Timing:
-    """Run one step, `warmup` - 1 more, then `steps` that count."""
+    """Run one step, `warmup` - 1 more (at least one), `steps` that count, and one more behind them.
+
+    The step ahead of the one waited for keeps the device busy; where dispatching waits for the result (as on some
+    CPUs), every interval still holds one step, because the last one also has another behind it.
+    """
     state = program.init_state()
     start = time.perf_counter()
     state, metrics = program.train_step(state, batches[0])
     jax.block_until_ready(metrics)
     first, used = time.perf_counter() - start, time.process_time()
+    total = max(2, warmup) - 1 + steps
     ends: list[float] = []
     pending: list[dict[str, jax.Array]] = []
-    total = max(0, warmup - 1) + steps
-    with progress("timing", total + 1, "steps") as advance:
+    with progress("timing", total, "steps") as advance:
         for number in range(total + 1):
-            if number < total:
-                state, metrics = program.train_step(state, batches[(number + 1) % len(batches)])
-                pending.append(metrics)
+            state, metrics = program.train_step(state, batches[(number + 1) % len(batches)])
+            pending.append(metrics)
             if number:
                 pending[number - 1]["loss"].block_until_ready()
                 ends.append(time.perf_counter())
-            advance(number)
-    used = (time.process_time() - used) / total
-    ends.insert(0, start + first)
+                advance(number)
+    jax.block_until_ready(state)
+    used = (time.process_time() - used) / (total + 1)
     seconds = np.diff(ends)[-steps:].tolist()
-    fetched = jax.device_get(pending[-steps:])
+    fetched = jax.device_get(pending[-steps - 1 : -1])
     sums = {name: statistics.fmean(float(row[name]) for row in fetched) for name in _SUMMED}
     return Timing(first, seconds, used, sums)
 
