@@ -48,6 +48,9 @@ def test_medians_over_rounds() -> None:
         "rounds": 3,
         "step_seconds_median_of_rounds": [1.0, 2.0, 3.0],
     }
+    speeds = [{"step_seconds_median": None, "megabytes_per_second_cold": value} for value in (1.0, 3.0, 4.0)]
+    assert peers.median_record(speeds)["megabytes_per_second_cold"] == 3.0
+    assert peers.median_record(speeds)["megabytes_per_second_cold_of_rounds"] == [1.0, 3.0, 4.0]
     assert peers.median_record([{"error": "no torch"}] * 2) == {"error": "no torch"}
 
 

@@ -79,11 +79,17 @@ def median_record(records: list[dict[str, Any]]) -> dict[str, Any]:
         numbers = [record.get(key) for record in good]
         if isinstance(value, float) and all(isinstance(number, int | float) for number in numbers):
             merged[key] = statistics.median(numbers)
-    main = "step_seconds_median" if "step_seconds_median" in merged else "megabytes_per_second_cold"
     merged["rounds"] = len(good)
-    if merged.get(main) is not None:
+    main = main_key(merged)
+    if main is not None:
         merged[f"{main}_of_rounds"] = sorted(record[main] for record in good)
     return merged
+
+
+def main_key(record: dict[str, Any]) -> str | None:
+    """The figure a row is about."""
+    known = ("step_seconds_median", "megabytes_per_second_cold")
+    return next((key for key in known if record.get(key) is not None), None)
 
 
 def interleave(jobs: dict[str, list[str]], rounds: int, label: str) -> list[dict[str, Any]]:
@@ -93,8 +99,8 @@ def interleave(jobs: dict[str, list[str]], rounds: int, label: str) -> list[dict
         for peer, command in jobs.items():
             record = run(command)
             results[peer].append(record)
-            figure = record.get("step_seconds_median", record.get("megabytes_per_second_cold"))
-            print(f"{label} round {round_number + 1}: {peer} {record.get('error') or figure}", file=sys.stderr)
+            text = record.get("error") or record.get(main_key(record) or "")
+            print(f"{label} round {round_number + 1}: {peer} {text}", file=sys.stderr)
     return [{"workload": label, **median_record(records), "peer": peer} for peer, records in results.items()]
 
 
