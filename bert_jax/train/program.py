@@ -85,9 +85,7 @@ class Program:
             array = np.asarray(array)
             rows = array.shape[0] * processes
             if rows % split:
-                raise BertJaxError(
-                    f"batch key {name!r} has {rows} rows: not a multiple of mesh data × fsdp = {split}"
-                )
+                raise BertJaxError(f"batch key {name!r} has {rows} rows: not a multiple of mesh data × fsdp = {split}")
             array = array.astype(_NARROW.get(array.dtype, array.dtype), copy=False)
             return jax.make_array_from_process_local_data(sharding, array, (rows, *array.shape[1:]))
 
@@ -166,6 +164,7 @@ def abstract_state(model: Bert, shardings: State) -> State:
 
 def check_parameters(params: Tree, expected: Tree) -> None:
     """Compare paths and shapes. Errors: `BertJaxError` naming the first difference and how many there are."""
+
     def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
         return {path_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 

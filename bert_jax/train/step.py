@@ -155,7 +155,10 @@ def make_train_step(
         grads = clip(grads, grad_norm, config.optimizer.clip_norm)
         updates, moments = rule.update(grads, state.opt_state, state.params, rate, state.step - first + 1)
 
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        update_norm = global_norm(updates)
+        # The update's own norm stands in the condition for one more reason: what reads the old state has then been
+        # computed before any of it is overwritten, and XLA needs no copy of the whole state to keep it.
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
         params, moments = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (optax.apply_updates(state.params, updates), moments),
@@ -178,7 +181,7 @@ def make_train_step(
             "learning_rate": rate,
             "grad_norm": grad_norm,
             "param_norm": global_norm(params),
-            "update_norm": jnp.where(finite, global_norm(updates), 0.0),
+            "update_norm": jnp.where(finite, update_norm, 0.0),
             "nonfinite": missed,
         }
         return state, metrics | token_counts(batch)

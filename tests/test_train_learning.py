@@ -1,0 +1,211 @@
+"""The step learns, and learns what PyTorch learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.bert_config import BertConfig
+from bert_jax.config import Config, Mesh, Optimizer, Train
+from bert_jax.train.masking import Vocabulary, mask_tokens
+from bert_jax.train.program import Program, make_program
+from bert_jax.train.sharding import make_mesh
+
+T, ROWS = 64, 64
+
+
+def one_device() -> jax.sharding.Mesh:
+    return make_mesh(Mesh(1, 1, 1), jax.devices()[:1])
+
+
+def as_examples(ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows that are full, A up to the first [SEP] in the middle."""
+    rows, length = ids.shape
+    return {
+        "input_ids": ids.astype(np.int32),
+        "input_mask": np.ones_like(ids, np.int32),
+        "segment_ids": np.broadcast_to(np.arange(length) > length // 2, ids.shape).astype(np.int32),
+        "word_starts": np.ones_like(ids, np.int32),
+        "example_ids": np.arange(rows, dtype=np.uint32),
+        "epochs": np.zeros(rows, np.int32),
+        "next_sentence_labels": (np.arange(rows) % 2).astype(np.int32),
+    }
+
+
+@pytest.mark.ci
+def test_four_layers_learn_64_real_sequences_by_heart(data_dir: Path, tmp_path: Path) -> None:
+    from bert_jax.text.tokenizer import load_tokenizer
+
+    (tmp_path / "vocab.txt").write_bytes((data_dir / "vocab" / "bert_base_uncased.txt").read_bytes())
+    tokenizer = load_tokenizer(tmp_path, cased=False)
+    text = sorted((data_dir / "corpus" / "enwiki").glob("*.txt"))[0].read_text("utf-8")
+    paragraphs = [line for line in text.splitlines() if len(line) > 500 and not line.startswith("<")][:ROWS]
+    half = T // 2
+    ids = np.full((ROWS, T), tokenizer.sep_id, np.int32)
+    ids[:, 0] = tokenizer.cls_id
+    for row, paragraph in enumerate(paragraphs):
+        tokens = tokenizer.ids(paragraph)
+        ids[row, 1:half], ids[row, half + 1 : -1] = tokens[: half - 1], tokens[half - 1 : T - 3]
+    vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids)
+    config = Config(
+        model=BertConfig(
+            hidden_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=512,
+            max_position_embeddings=T,
+        ),
+        train=Train(length=T, batch=ROWS, predictions=10, steps=300),
+        optimizer=Optimizer("adamw", learning_rate=1e-3, warmup=30),
+    )
+    made = make_program(config, 0, one_device(), vocabulary)
+    state, batch = made.init_state(), made.place(as_examples(ids))  # one epoch number: the same masks every time
+    for _ in range(300):
+        state, metrics = made.train_step(state, batch)
+        if metrics["mlm_correct"] > 0.97 * metrics["mlm_count"] and metrics["nsp_correct"] == ROWS:
+            break
+    assert float(metrics["mlm_correct"] / metrics["mlm_count"]) > 0.95, jax.device_get(metrics)
+    assert float(metrics["nsp_correct"] / ROWS) > 0.95
+
+
+STEPS = 100
+SMALL = BertConfig(
+    vocab_size=211,
+    hidden_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=96,
+    max_position_embeddings=32,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+)
+
+
+def make_batches(vocabulary: Vocabulary) -> list[dict[str, np.ndarray]]:
+    """Masked batches of a first-order chain over 200 tokens: there is something to learn."""
+    rng = np.random.default_rng(5)
+    batches = []
+    for step in range(STEPS):
+        steps = rng.choice([1, 1, 1, 7], (8, 24)).cumsum(1)
+        ids = 5 + (rng.integers(0, 200, (8, 1)) + steps) % 200
+        ids[:, 0], ids[:, 12], ids[:, -1] = 2, 3, 3
+        examples = as_examples(ids) | {"example_ids": np.arange(8 * step, 8 * step + 8, dtype=np.uint32)}
+        masked = mask_tokens(examples, 3, vocabulary=vocabulary, predictions=4)
+        batches.append({name: np.asarray(array) for name, array in masked.items()})
+    return batches
+
+
+def torch_losses(torch: Any, model: Any, batches: list[dict[str, np.ndarray]], rates: list[float]) -> list[float]:
+    """Hugging Face's model and loss under google's Adam, written with torch's tensors."""
+    parameters = dict(model.named_parameters())
+    m = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
+    v = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
+    losses = []
+    for batch, rate in zip(batches, rates, strict=True):
+        labels = np.full(batch["input_ids"].shape, -100)
+        rows, places = np.nonzero(batch["masked_lm_weights"])
+        labels[rows, batch["masked_lm_positions"][rows, places]] = batch["masked_lm_ids"][rows, places]
+        output = model(
+            input_ids=torch.tensor(batch["input_ids"]).long(),
+            attention_mask=torch.tensor(batch["input_mask"]).long(),
+            token_type_ids=torch.tensor(batch["segment_ids"]).long(),
+            labels=torch.tensor(labels),
+            next_sentence_label=torch.tensor(batch["next_sentence_labels"]).long(),
+        )
+        losses.append(float(output.loss.detach()))
+        model.zero_grad()
+        output.loss.backward()
+        norm = torch.sqrt(sum((tensor.grad**2).sum() for tensor in parameters.values()))
+        with torch.no_grad():
+            for name, tensor in parameters.items():
+                grad = tensor.grad / torch.clamp(norm, min=1.0)
+                m[name] = 0.9 * m[name] + 0.1 * grad
+                v[name] = 0.999 * v[name] + 0.001 * grad**2
+                update = m[name] / (torch.sqrt(v[name]) + 1e-6)
+                if "LayerNorm" not in name and not name.endswith("bias"):
+                    update = update + 0.01 * tensor
+                tensor -= rate * update
+    return losses
+
+
+def from_torch(model: Any) -> dict[str, Any]:
+    """Hugging Face's weights in our tree: linear maps transposed, heads cut apart."""
+    weights = {name: tensor.detach().numpy() for name, tensor in model.named_parameters()}
+    heads, size, width = SMALL.num_attention_heads, SMALL.head_size, SMALL.hidden_size
+
+    def linear(name: str, *shape: int) -> dict[str, np.ndarray]:
+        kernel = weights[f"{name}.weight"].T
+        bias = weights[f"{name}.bias"]
+        return {"kernel": kernel.reshape(shape or kernel.shape), "bias": bias}
+
+    def norm(name: str) -> dict[str, np.ndarray]:
+        return {"scale": weights[f"{name}.weight"], "bias": weights[f"{name}.bias"]}
+
+    def projection(name: str) -> dict[str, np.ndarray]:
+        found = linear(name, width, heads, size)
+        return found | {"bias": found["bias"].reshape(heads, size)}
+
+    def layer(at: str) -> dict[str, Any]:
+        return {
+            "attention": {
+                **{name: projection(f"{at}.attention.self.{name}") for name in ("query", "key", "value")},
+                "output": linear(f"{at}.attention.output.dense", heads, size, width),
+                "layer_norm": norm(f"{at}.attention.output.LayerNorm"),
+            },
+            "feed_forward": {
+                "intermediate": linear(f"{at}.intermediate.dense"),
+                "output": linear(f"{at}.output.dense"),
+                "layer_norm": norm(f"{at}.output.LayerNorm"),
+            },
+        }
+
+    tables = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+    return {
+        "embeddings": {
+            **{name: weights[f"bert.embeddings.{name}.weight"] for name in tables},
+            "layer_norm": norm("bert.embeddings.LayerNorm"),
+        },
+        "encoder": {f"layer_{i}": layer(f"bert.encoder.layer.{i}") for i in range(SMALL.num_hidden_layers)},
+        "pooler": linear("bert.pooler.dense"),
+        "masked_lm": {
+            "transform": linear("cls.predictions.transform.dense"),
+            "layer_norm": norm("cls.predictions.transform.LayerNorm"),
+            "bias": weights["cls.predictions.bias"],
+        },
+        "next_sentence": linear("cls.seq_relationship"),
+    }
+
+
+def run_ours(made: Program, params: Any, batches: list[dict[str, np.ndarray]]) -> list[float]:
+    state, losses = made.init_state(params), []
+    for batch in batches:
+        state, metrics = made.train_step(state, made.place(batch))
+        losses.append(metrics["loss"])
+    return [float(loss) for loss in losses]
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside torch and transformers
+def test_a_hundred_steps_equal_those_of_hugging_face_in_torch() -> None:
+    torch = pytest.importorskip("torch", reason="the comparison needs torch: install the extra `compare`")
+    transformers = pytest.importorskip("transformers", reason="the comparison needs transformers (extra `compare`)")
+    torch.manual_seed(0)
+    names = SMALL.to_dict("huggingface")
+    model = transformers.BertForPreTraining(transformers.BertConfig(**names | {"tie_word_embeddings": True}))
+    model.train()
+    vocabulary = Vocabulary(211, 4, (0, 1, 2, 3, 4))
+    batches = make_batches(vocabulary)
+    config = Config(
+        model=SMALL,
+        train=Train(length=24, batch=8, predictions=4, steps=STEPS),
+        optimizer=Optimizer("bert_adam", learning_rate=1e-3, warmup=10),
+    )
+    rates = [1e-3 * (step / 10 if step < 10 else 1 - step / STEPS) for step in range(STEPS)]
+    ours = run_ours(make_program(config, 0, one_device(), vocabulary), from_torch(model), batches)
+    theirs = torch_losses(torch, model, batches, rates)
+    assert theirs[0] > theirs[-1] + 0.5
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
