@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ def _einsum(request: Request) -> tuple[jax.Array, jax.Array | None]:
     return jnp.einsum("BNTS,BSNH->BTNH", kept, request.value), shares
 
 
-def _fused(implementation: str) -> Callable[[Request], tuple[jax.Array, jax.Array | None]]:
+def _fused(implementation: Literal["xla", "cudnn"]) -> Callable[[Request], tuple[jax.Array, jax.Array | None]]:
     def attend(request: Request) -> tuple[jax.Array, jax.Array | None]:
         query, key, value = request.query, request.key, request.value
         mask = jnp.broadcast_to(request.mask, (query.shape[0], 1, query.shape[1], key.shape[1]))

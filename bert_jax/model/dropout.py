@@ -81,6 +81,10 @@ class Masks(NamedTuple):
     attention_output: jax.Array | None = None
     feed_forward_output: jax.Array | None = None
 
+    def of_layer(self, index: int) -> Masks:
+        """One layer's masks out of several layers'."""
+        return Masks(*(None if mask is None else mask[index] for mask in self))
+
 
 def make_draws(dropout: Dropout, batch_size: int, position_ids: jax.Array, sequence_ids: jax.Array | None) -> Draws:
     """Fold the example ids into the step key, once per forward pass.

@@ -13,6 +13,7 @@ from bert_jax.bert_config import BertConfig
 from bert_jax.model import attention, dropout
 from bert_jax.model.activations import ACTIVATIONS
 from bert_jax.model.layers import LayerNorm, Linear, truncated_normal
+from bert_jax.model.parameters import stack_layers
 
 
 class Embeddings(nn.Module):
@@ -129,12 +130,12 @@ class Encoder(nn.Module):
         self, x: jax.Array, mask: jax.Array, draws: dropout.Draws | None, hidden_states: bool, attentions: bool
     ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
         count = self.config.num_hidden_layers
-        make = {"config": self.config, "dtype": self.dtype, "engine": self.engine, "probabilities": attentions}
+        settings: tuple[Any, ...] = (self.config, self.dtype, self.engine, attentions)
         if self.is_initializing():
             for index in range(count):
-                x, _ = Layer(**make, name=f"layer_{index}")(x, mask, dropout.Masks())
+                x, _ = Layer(*settings, name=f"layer_{index}")(x, mask, dropout.Masks())
             return (x,), ()
-        layer = Layer(**make, parent=None)
+        layer = Layer(*settings, parent=None)
         # All masks in one computation, where the backward pass would keep them anyway: it compiles once.
         masks = None
         if draws is not None and draws.exact and self.remat == "none":
@@ -145,28 +146,31 @@ class Encoder(nn.Module):
             return layer.apply({"params": params}, x, mask, dropped)
 
         run = rematerialised(run, self.remat, self.scan_layers)
-        params = [self.variables["params"][f"layer_{index}"] for index in range(count)]
+        params = self.variables["params"]
         if self.scan_layers:
             return _scan(run, x, params, masks, hidden_states)
         states, shares = [], []
         for index in range(count):
-            x, share = run(x, params[index], jnp.uint32(index), jax.tree.map(lambda mask: mask[index], masks))  # noqa: B023
+            dropped = (
+                None if masks is None else masks.of_layer(index)
+            )
+            x, share = run(x, params[f"layer_{index}"], jnp.uint32(index), dropped)
             states.append(x)
             shares.append(share)
         return tuple(states if hidden_states else states[-1:]), tuple(shares) if attentions else ()
 
 
 def _scan(
-    run: Callable[..., Any], x: jax.Array, params: list[Any], masks: dropout.Masks | None, hidden_states: bool
+    run: Callable[..., Any], x: jax.Array, params: Any, masks: dropout.Masks | None, hidden_states: bool
 ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
     """Stack the layers' parameters and scan over them: one layer is compiled instead of L."""
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    indices = jnp.arange(len(params), dtype=jnp.uint32)
 
     def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
         x, shares = run(x, *inputs)
         return x, (x if hidden_states else None, shares)
 
-    x, (states, shares) = jax.lax.scan(body, x, (stacked, jnp.arange(len(params), dtype=jnp.uint32), masks))
+    x, (states, shares) = jax.lax.scan(body, x, (stack_layers(params), indices, masks))
     return tuple(states) if hidden_states else (x,), () if shares is None else tuple(shares)
 
 

@@ -8,7 +8,7 @@ Element-wise work (LayerNorm, softmax, GELU, dropout, the optimizer) is not coun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_jax.bert_config import BertConfig
@@ -32,6 +32,7 @@ _PEAKS: tuple[tuple[str, float], ...] = (
     ("A100", 312e12),
     ("A10G", 70e12),
     ("L40S", 362e12),
+    ("L40", 181e12),
     ("L4", 121e12),
 )
 
@@ -58,6 +59,23 @@ def forward_flops(config: BertConfig, sums: Mapping[str, Any]) -> Any:
 def training_flops(config: BertConfig, sums: Mapping[str, Any]) -> Any:
     """Operations of forward and backward pass over the examples whose sums are given, see `forward_flops`."""
     return 3.0 * forward_flops(config, sums)
+
+
+def flops_per_example(
+    config: BertConfig, length: Any, predictions: Any, heads: Sequence[str] = ("masked_lm", "next_sentence")
+) -> Any:
+    """Operations of the forward pass for one example (× 3 for training), numbers or arrays that broadcast.
+
+    length: real tokens. predictions: masked positions that the head runs on. The pooler is counted with the
+    `next_sentence` head, which is all it serves in pre-training.
+    """
+    sums = {
+        "real_tokens": length,
+        "real_tokens_squared": length * length,
+        "mlm_count": predictions if "masked_lm" in heads else 0,
+        "sequences": 1 if "next_sentence" in heads else 0,
+    }
+    return forward_flops(config, sums)
 
 
 def peak_flops(device_kind: str, devices: int = 1) -> float | None:

@@ -1,0 +1,67 @@
+"""The parameter tree as plain dicts: by path, by part, and layers stacked or apart.
+
+Everywhere outside a scanning step the tree is per layer (`encoder/layer_3/attention/query/kernel`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.errors import BertJaxError
+
+_LAYER = "layer_"
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts → {'a/b/c': leaf}, in the tree's own order."""
+    return dict(_leaves(tree, ""))
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """{'a/b/c': leaf} → nested dicts. Errors: `BertJaxError` when one path lies beneath another."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *folders, name = path.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+            if not isinstance(node, dict):
+                raise BertJaxError(f"parameter path {path!r} lies beneath another parameter: rename one of them")
+        if name in node:
+            raise BertJaxError(f"parameter path {path!r} is both a parameter and a folder: rename one of them")
+        node[name] = leaf
+    return tree
+
+
+def counts(tree: Mapping[str, Any]) -> dict[str, int]:
+    """Number of parameters in each part (embeddings, encoder, pooler and each head) of arrays or abstract arrays."""
+    return {part: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(value)) for part, value in tree.items()}
+
+
+def stack_layers(encoder: Mapping[str, Any]) -> dict[str, Any]:
+    """{'layer_0': …, 'layer_1': …} → one layer's tree whose leaves have a leading axis L."""
+    layers = [encoder[f"{_LAYER}{index}"] for index in range(len(encoder))]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+
+
+def unstack_layers(stacked: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `stack_layers`."""
+    count = len(jax.tree.leaves(stacked)[0])
+
+    def layer(index: int) -> Any:
+        return jax.tree.map(lambda leaf: leaf[index], dict(stacked))
+
+    return {f"{_LAYER}{index}": layer(index) for index in range(count)}

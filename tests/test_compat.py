@@ -1,0 +1,67 @@
+"""The generator equals jax's own bit for bit; meshes are Auto; keys are read in every form."""
+
+from __future__ import annotations
+
+import jax
+import jax.extend.random
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from bert_jax import compat
+from bert_jax.errors import BertJaxError
+
+# The known answers that come with Random123 (kat_vectors, threefry2x32, 20 rounds): counter, key, result.
+KNOWN = [
+    ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+    ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+    ((0x243F6A88, 0x85A308D3), (0x13198A2E, 0x03707344), (0xC4923A9C, 0x483DF7A0)),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
+def test_threefry_known_answers(counter, key, expected):
+    words = compat.threefry_2x32(*key, *counter)
+    assert tuple(int(word) for word in words) == expected
+
+
+def test_threefry_equals_jax_on_many_counters():
+    random = np.random.default_rng(0)
+    x = random.integers(0, 2**32, 4096, dtype=np.uint32)
+    for k0, k1 in random.integers(0, 2**32, (3, 2), dtype=np.uint32):
+        ours = np.concatenate(compat.threefry_2x32(k0, k1, x[:2048], x[2048:]))
+        theirs = jax.extend.random.threefry_2x32((jnp.uint32(k0), jnp.uint32(k1)), x)
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_threefry_takes_one_key_per_element_and_equals_fold_in():
+    keys = jax.random.split(jax.random.key(7), 5)
+    words = jax.random.key_data(keys)
+    ours = jnp.stack(compat.threefry_2x32(words[:, 0], words[:, 1], 0, jnp.arange(5)), axis=-1)
+    theirs = jax.random.key_data(jax.vmap(jax.random.fold_in)(keys, jnp.arange(5)))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_threefry_takes_integers_modulo_2_to_32():
+    assert int(compat.threefry_2x32(-1, 2**32 + 5, 0, 1)[0]) == int(compat.threefry_2x32(2**32 - 1, 5, 0, 1)[0])
+
+
+def test_key_words_reads_typed_raw_and_pairs():
+    for key in (jax.random.key(3), jax.random.PRNGKey(3), (0, 3), np.array([0, 3], np.uint32)):
+        np.testing.assert_array_equal(compat.key_words(key), [0, 3])
+    assert compat.key_words(jax.random.key(3, impl="rbg")).shape == (4,)
+
+
+@pytest.mark.parametrize("key", [np.float32([0, 1]), np.uint32([1, 2, 3]), np.uint32(4)])
+def test_key_words_refuses_what_is_no_key(key):
+    with pytest.raises(BertJaxError, match="expected one typed key"):
+        compat.key_words(key)
+
+
+def test_mesh_axes_are_auto_and_can_be_set():
+    mesh = compat.make_mesh((2, 4, 1), ("data", "fsdp", "tensor"))
+    assert mesh.axis_types == (AxisType.Auto,) * 3
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+    with compat.set_mesh(mesh):
+        assert float(jax.jit(lambda x: jnp.sum(x))(jnp.ones(8))) == 8
