@@ -27,7 +27,9 @@ class Sums(NamedTuple):
     nsp_count: jax.Array
 
 
-def classification_sums(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, ...]:
+def classification_sums(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Weighted sums of negative log-likelihood, of right answers, and of the weights themselves.
 
     `logits` (…, C), `labels` (…) integers, `weights` (…). Computed in float32. An answer is right when its logit is

@@ -69,7 +69,7 @@ def mask_tokens(
     for special in vocabulary.special_ids:
         candidate &= ids != special
 
-    lengths = jnp.sum(jax.nn.one_hot(tokens.example, tokens.count, dtype=jnp.int32) * real[..., None], axis=1)
+    lengths = jnp.sum(jax.nn.one_hot(tokens.example, tokens.examples, dtype=jnp.int32) * real[..., None], axis=1)
     budget = jnp.asarray(prediction_counts(length, predictions, masked_share))[lengths]  # (B, P)
     scores = threefry_2x32(*tokens.key, tokens.example_id, tokens.position)[0]
     if whole_words:
@@ -86,7 +86,8 @@ def mask_tokens(
 
     originals = at_positions(ids)
     counters = (at_positions(tokens.example_id), at_positions(tokens.position) | jnp.uint32(_REPLACEMENT))
-    action, draw = threefry_2x32(*map(at_positions, tokens.key), *counters)
+    first, second = tokens.key
+    action, draw = threefry_2x32(at_positions(first), at_positions(second), *counters)
     replacements = _replace(originals, action, draw, vocabulary)
     # Unused places all point at position 0 and would overwrite it: they are sent out of bounds instead.
     targets = jnp.where(used, positions, length)
@@ -107,18 +108,18 @@ class _Tokens(NamedTuple):
     key: tuple[jax.Array, jax.Array]
     example_id: jax.Array
     position: jax.Array
-    example: jax.Array  # index of the example inside the row, 0..count-1
-    count: int
+    example: jax.Array  # index of the example inside the row, 0..examples-1
+    examples: int
 
 
 def _locate(examples: Batch, seed: int, epoch: jax.typing.ArrayLike | None) -> _Tokens:
     rows, length = examples["input_ids"].shape
     example_ids = jnp.asarray(examples["example_ids"]).astype(jnp.uint32).reshape(rows, -1)  # (B, P), P = 1 unpacked
-    count = example_ids.shape[1]
+    places = example_ids.shape[1]
     if epoch is None:
         epoch = examples.get("epochs", 0)
     epochs = jnp.asarray(epoch).astype(jnp.uint32)
-    epochs = jnp.broadcast_to(epochs.reshape(rows, -1) if epochs.ndim else epochs, (rows, count))
+    epochs = jnp.broadcast_to(epochs.reshape(rows, -1) if epochs.ndim else epochs, (rows, places))
     low, high = jnp.uint32(seed & 0xFFFFFFFF), jnp.uint32(seed >> 32 & 0xFFFFFFFF)
     key = threefry_2x32(low, jnp.broadcast_to(high, epochs.shape), epochs, jnp.full_like(epochs, _PURPOSE))
     if "sequence_ids" in examples:
@@ -131,7 +132,7 @@ def _locate(examples: Batch, seed: int, epoch: jax.typing.ArrayLike | None) -> _
     def of_token(values: jax.Array) -> jax.Array:
         return jnp.take_along_axis(values, example, axis=1)
 
-    return _Tokens((of_token(key[0]), of_token(key[1])), of_token(example_ids), position, example, count)
+    return _Tokens((of_token(key[0]), of_token(key[1])), of_token(example_ids), position, example, places)
 
 
 def word_starts(examples: Batch, candidate: jax.Array) -> jax.Array:
@@ -146,10 +147,10 @@ def word_starts(examples: Batch, candidate: jax.Array) -> jax.Array:
 
 
 def _order(scores: jax.Array, candidate: jax.Array, tokens: _Tokens) -> tuple[jax.Array, jax.Array]:
-    """Places of a row sorted by (example, score), candidates first, and the example of each, `count` after them."""
-    example = jnp.where(candidate, tokens.example, tokens.count)
+    """Places of a row sorted by (example, score), candidates first, and the example of each, `examples` after them."""
+    example = jnp.where(candidate, tokens.example, tokens.examples)
     place = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
-    if tokens.count > 1:
+    if tokens.examples > 1:
         example, _, place = jax.lax.sort((example, scores, place), num_keys=2, is_stable=True)
         return place, example
     # One key is cheaper: the largest score is left to the tokens that are no candidates.
@@ -161,11 +162,11 @@ def _order(scores: jax.Array, candidate: jax.Array, tokens: _Tokens) -> tuple[ja
 def _single_tokens(scores: jax.Array, candidate: jax.Array, tokens: _Tokens, budget: jax.Array) -> jax.Array:
     """(B, T): in some order the places of each example's candidates with its `budget` lowest scores, T elsewhere."""
     place, example = _order(scores, candidate, tokens)
-    candidates = jax.nn.one_hot(example, tokens.count, dtype=jnp.int32).sum(1)  # (B, P)
+    candidates = jax.nn.one_hot(example, tokens.examples, dtype=jnp.int32).sum(1)  # (B, P)
     first = jnp.cumsum(candidates, axis=1) - candidates  # where each example begins in the sorted row
-    inside = jnp.minimum(example, tokens.count - 1)
+    inside = jnp.minimum(example, tokens.examples - 1)
     rank = jnp.arange(scores.shape[1]) - jnp.take_along_axis(first, inside, axis=1)
-    taken = (example < tokens.count) & (rank < jnp.take_along_axis(budget, inside, axis=1))
+    taken = (example < tokens.examples) & (rank < jnp.take_along_axis(budget, inside, axis=1))
     return jnp.where(taken, place, scores.shape[1])
 
 
@@ -182,8 +183,8 @@ def _whole_words(
 
     def take(left: jax.Array, word: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         size, example = word
-        own = jax.nn.one_hot(example, tokens.count, dtype=jnp.int32)  # (B, P); all 0 past the last word
-        fits = (example < tokens.count) & (size <= jnp.sum(left * own, axis=1))
+        own = jax.nn.one_hot(example, tokens.examples, dtype=jnp.int32)  # (B, P); all 0 past the last word
+        fits = (example < tokens.examples) & (size <= jnp.sum(left * own, axis=1))
         return left - own * (size * fits)[:, None], fits
 
     _, taken = jax.lax.scan(take, budget, words)

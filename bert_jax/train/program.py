@@ -140,18 +140,13 @@ def make_program(config: Config, phase_index: int, mesh: jax.sharding.Mesh, voca
     )
 
 
-def state_shardings(model: Bert, mesh: jax.sharding.Mesh) -> State:
+def state_shardings(model: Bert, mesh: jax.sharding.Mesh) -> Any:
     """A `State` of shardings: moments lie where their parameters lie, scalars everywhere."""
-    params = parameter_shardings(abstract_parameters(model), mesh)
     everywhere = NamedSharding(mesh, REPLICATED)
+    params = parameter_shardings(abstract_parameters(model), mesh)
     shapes = jax.eval_shape(init_state, abstract_parameters(model))
-    return State(
-        step=everywhere,
-        params=params,
-        opt_state=type(shapes.opt_state)(*(params for _ in shapes.opt_state)),
-        skipped=everywhere,
-        skipped_in_a_row=everywhere,
-    )
+    layout = jax.tree.map(lambda _: everywhere, shapes)
+    return layout._replace(params=params, opt_state=type(shapes.opt_state)(*(params for _ in shapes.opt_state)))
 
 
 def abstract_state(model: Bert, shardings: State) -> State:
