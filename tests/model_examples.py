@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.bert_config import BertConfig
-from bert_jax.model.bert import apply, init_parameters, make_model
+from bert_jax.model.bert import abstract_parameters, apply, make_model
 from bert_jax.model.dropout import Dropout
 
 CONFIG = BertConfig(
@@ -30,15 +30,15 @@ IDS = jnp.array([70_001, 5, 4_000_000_000], jnp.uint32)
 
 @functools.cache
 def parameters(config: BertConfig = CONFIG) -> dict[str, Any]:
-    """Parameters large enough that every mistake shows (as drawn, a layer changes almost nothing)."""
-    params = jax.jit(lambda key: init_parameters(make_model(config), key))(jax.random.key(0))
+    """Parameters large enough that every mistake shows: as published ones are drawn, layers change little."""
     random = np.random.default_rng(0)
 
-    def enlarge(path: Any, leaf: jax.Array) -> jax.Array:
-        factor = 1 if path[-1].key in ("scale", "bias") else 5
-        return factor * leaf + jnp.asarray(0.1 * random.normal(size=leaf.shape), jnp.float32)
+    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        centre = 1.0 if path[-1].key == "scale" else 0.0
+        spread = 0.25 if path[-1].key == "kernel" else 0.15
+        return jnp.asarray(random.normal(centre, spread, leaf.shape), jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(enlarge, params)
+    return jax.tree_util.tree_map_with_path(draw, abstract_parameters(make_model(config)))
 
 
 run = jax.jit(apply, static_argnums=0, static_argnames=("hidden_states", "attentions"))
@@ -108,7 +108,7 @@ def assert_trees_close(ours: Any, theirs: Any, tolerance: float = 1e-5) -> None:
     """Every leaf within `tolerance` of the largest entry of its counterpart; failures name the leaf."""
     flat, _ = jax.tree_util.tree_flatten_with_path(theirs)
     for (path, expected), got in zip(flat, jax.tree.leaves(ours), strict=True):
-        scale = max(float(jnp.max(jnp.abs(expected))), 1e-3)
+        scale = max(float(jnp.max(jnp.abs(expected))), 2e-2)  # the gradient of a key bias is 0 but for rounding
         np.testing.assert_allclose(
             got,
             expected,

@@ -200,17 +200,15 @@ def _packed(words: tuple[jax.Array, jax.Array], rate: float) -> jax.Array:
     return kept[0] | kept[1] | kept[2] | kept[3]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def drop(x: jax.Array, mask: jax.Array | None, rate: float, axis: int) -> jax.Array:
     """x with what `mask` drops set to 0 and the rest scaled up; lanes lie along `axis`. No mask: x itself."""
-    return _masked(x, mask, rate, axis)
+    return x if mask is None else _drop(x, mask, rate, axis)
 
 
-def _masked(x: jax.Array, mask: jax.Array | None, rate: float, axis: int) -> jax.Array:
-    if mask is None:
-        return x
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _drop(x: jax.Array, mask: jax.Array, rate: float, axis: int) -> jax.Array:
     scale = _ONE / (_ONE - _threshold(rate))
-    keep = _unpacked(mask, axis % x.ndim, x.shape[axis])
+    keep = _unpacked(mask, axis, x.shape[axis])
     return jnp.where(keep, x * jnp.asarray(scale, x.dtype), jnp.zeros((), x.dtype))
 
 
@@ -224,13 +222,12 @@ def _unpacked(mask: jax.Array, axis: int, size: int) -> jax.Array:
     return jax.lax.slice_in_dim(jnp.concatenate(planes, axis=axis), 0, size, axis=axis)
 
 
-def _drop_forward(x: jax.Array, mask: jax.Array | None, rate: float, axis: int) -> tuple[jax.Array, Any]:
-    return _masked(x, mask, rate, axis), mask
+def _drop_forward(x: jax.Array, mask: jax.Array, rate: float, axis: int) -> tuple[jax.Array, jax.Array]:
+    return _drop(x, mask, rate, axis), mask
 
 
-def _drop_backward(rate: float, axis: int, mask: jax.Array | None, gradient: jax.Array) -> tuple[jax.Array, Any]:
-    none = None if mask is None else np.zeros(mask.shape, jax.dtypes.float0)
-    return _masked(gradient, mask, rate, axis), none
+def _drop_backward(rate: float, axis: int, mask: jax.Array, gradient: jax.Array) -> tuple[jax.Array, np.ndarray]:
+    return _drop(gradient, mask, rate, axis), np.zeros(mask.shape, jax.dtypes.float0)
 
 
-drop.defvjp(_drop_forward, _drop_backward)
+_drop.defvjp(_drop_forward, _drop_backward)
