@@ -28,6 +28,11 @@ KEY = jax.random.key(11)
 IDS = jnp.array([70_001, 5, 4_000_000_000], jnp.uint32)
 
 
+def shapes(config: BertConfig = CONFIG) -> dict[str, Any]:
+    """Abstract parameters."""
+    return abstract_parameters(make_model(config))
+
+
 @functools.cache
 def parameters(config: BertConfig = CONFIG) -> dict[str, Any]:
     """Parameters large enough that every mistake shows: as published ones are drawn, layers change little."""
@@ -38,7 +43,7 @@ def parameters(config: BertConfig = CONFIG) -> dict[str, Any]:
         spread = 0.25 if path[-1].key == "kernel" else 0.15
         return jnp.asarray(random.normal(centre, spread, leaf.shape), jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, abstract_parameters(make_model(config)))
+    return jax.tree_util.tree_map_with_path(draw, shapes(config))
 
 
 run = jax.jit(apply, static_argnums=0, static_argnames=("hidden_states", "attentions"))

@@ -13,7 +13,7 @@ from bert_jax.bert_config import BertConfig
 from bert_jax.model import attention, dropout
 from bert_jax.model.activations import ACTIVATIONS
 from bert_jax.model.layers import LayerNorm, Linear, truncated_normal
-from bert_jax.model.parameters import stack_layers
+from bert_jax.model.parameters import stack_layers, unstack_layers
 
 
 class Embeddings(nn.Module):
@@ -130,12 +130,10 @@ class Encoder(nn.Module):
         self, x: jax.Array, mask: jax.Array, draws: dropout.Draws | None, hidden_states: bool, attentions: bool
     ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
         count = self.config.num_hidden_layers
-        settings: tuple[Any, ...] = (self.config, self.dtype, self.engine, attentions)
+        layer = Layer(self.config, self.dtype, self.engine, attentions, parent=None)
         if self.is_initializing():
-            for index in range(count):
-                x, _ = Layer(*settings, name=f"layer_{index}")(x, mask, dropout.Masks())
+            self._draw_layers(layer, x, mask)
             return (x,), ()
-        layer = Layer(*settings, parent=None)
         # All masks in one computation, where the backward pass would keep them anyway: it compiles once.
         masks = None
         if draws is not None and draws.exact and self.remat == "none":
@@ -151,13 +149,19 @@ class Encoder(nn.Module):
             return _scan(run, x, params, masks, hidden_states)
         states, shares = [], []
         for index in range(count):
-            dropped = (
-                None if masks is None else masks.of_layer(index)
-            )
+            dropped = None if masks is None else masks.of_layer(index)
             x, share = run(x, params[f"layer_{index}"], jnp.uint32(index), dropped)
             states.append(x)
             shares.append(share)
         return tuple(states if hidden_states else states[-1:]), tuple(shares) if attentions else ()
+
+    def _draw_layers(self, layer: Layer, x: jax.Array, mask: jax.Array) -> None:
+        """All layers' parameters in one computation: drawn one by one, BERT-base takes twelve seconds to compile."""
+        first = self.make_rng("params")
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(first, jnp.arange(self.config.num_hidden_layers))
+        stacked = jax.vmap(lambda key: layer.init(key, x, mask, dropout.Masks())["params"])(keys)
+        for name, params in unstack_layers(stacked).items():
+            self.param(name, lambda _, params=params: params)
 
 
 def _scan(
