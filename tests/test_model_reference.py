@@ -117,7 +117,8 @@ def test_outputs_equal_the_official_code(data_dir):
     for index, name in enumerate(("embedding_output", "layer_1", "layer_2", "layer_3")):
         np.testing.assert_allclose(out["hidden_states"][index], golden[name], atol=5e-6, err_msg=name)
     np.testing.assert_allclose(out["pooled_output"], golden["pooled"], atol=5e-6)
-    np.testing.assert_allclose(out["masked_lm_logits"].reshape(12, 60), golden["mlm_logits"], atol=5e-6)
+    # These logits reach 9.6; the official ones are themselves 5.6e-6 from what float64 gives, ours 4.7e-6.
+    np.testing.assert_allclose(out["masked_lm_logits"].reshape(12, 60), golden["mlm_logits"], atol=1e-5)
     np.testing.assert_allclose(out["next_sentence_logits"], golden["nsp_logits"], atol=5e-6)
 
 
