@@ -16,7 +16,16 @@ from bert_jax.bert_config import BertConfig
 from bert_jax.config import Optimizer
 from bert_jax.errors import BertJaxError
 from bert_jax.model.bert import abstract_parameters, make_model
-from bert_jax.train.optimizer import Moments, clip, decay_mask, global_norm, init_moments, lookup, make_update_rule, path_name
+from bert_jax.train.optimizer import (
+    Moments,
+    clip,
+    decay_mask,
+    global_norm,
+    init_moments,
+    lookup,
+    make_update_rule,
+    path_name,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "decay_mask.txt"
 
