@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,13 @@ def data_dir() -> Path:
     if not (folder / "SOURCES.tsv").is_file():
         pytest.skip(f"no test data at {folder}: set BERT_JAX_TEST_DATA to the folder that holds SOURCES.tsv")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """What the command line sets up for its log lines ends with the test: its stream is the test's own."""
+    logger = logging.getLogger("bert_jax")
+    before = list(logger.handlers), logger.propagate, logger.level
+    yield
+    logger.handlers[:], logger.propagate = before[0], before[1]
+    logger.setLevel(before[2])

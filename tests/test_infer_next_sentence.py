@@ -19,7 +19,7 @@ def bert() -> Bert:
 def test_probability_equals_the_models(bert: Bert) -> None:
     pairs = [("the cat sat", "it was tired"), ("rain .", "the street was wet ."), ("it ran", "a dog " * 20)]
     answers = bert.next_sentence(pairs)
-    rows = [bert.tokenizer.encode(a, b, length=30) for a, b in pairs]
+    rows = [bert.tokenizer.encode(a, b, length=48) for a, b in pairs]
     batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     logits = np.asarray(jax.jit(bert.apply)(batch)["next_sentence_logits"], np.float64)
     shares = 1 / (1 + np.exp(logits[:, 1] - logits[:, 0]))
