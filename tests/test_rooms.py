@@ -11,7 +11,20 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "bert_jax"
 BOTTOM_ROW = ("errors", "files", "console", "batch", "compat", "bert_config", "config", "config_files")
-ROOMS = ("text", "data", "model", "train", "formats", "tasks", "infer", "scale", "pretraining", "commands", "cli", "__main__")
+ROOMS = (
+    "text",
+    "data",
+    "model",
+    "train",
+    "formats",
+    "tasks",
+    "infer",
+    "scale",
+    "pretraining",
+    "commands",
+    "cli",
+    "__main__",
+)
 HEAVY = ("tensorflow", "tensorflow_datasets", "flax", "orbax", "jax", "sentencepiece", "pyarrow", "zstandard", "torch")
 
 
