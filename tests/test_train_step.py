@@ -110,11 +110,14 @@ def test_every_mesh_trains_alike(sizes: tuple[int, int, int]) -> None:
             np.testing.assert_allclose(leaf, other, atol=2e-5, err_msg=str(path))
 
 
+FSDP, SCANNED = (2, 2, 1), {"accumulation": 2, "scan_layers": True, "remat": "full"}
+
+
 @pytest.mark.parametrize(
     ("sizes", "fields"),
     [
         pytest.param((1, 1, 1), {"accumulation": 4}, marks=SLOWER),
-        ((2, 2, 1), {"accumulation": 2, "scan_layers": True, "remat": "full"}),
+        (FSDP, SCANNED),
         pytest.param((1, 1, 1), {"scan_layers": True}, marks=SLOWER),
         pytest.param((1, 1, 1), {"remat": "dots"}, marks=SLOWER),
     ],
@@ -125,12 +128,13 @@ def test_accumulation_scan_and_remat_train_alike(sizes: tuple[int, int, int], fi
 
 
 def test_golden_step() -> None:
-    found = {name: reference()[name][1] for name in ("loss", "mlm_loss", "nsp_loss", "grad_norm", "update_norm")}
+    # The eleventh step: at the first the loss is close to ln V whatever the masks and the dropout bits are.
+    found = {name: float(reference()[name][10]) for name in GOLDEN}
     for name, value in GOLDEN.items():
         np.testing.assert_allclose(
             found[name],
             value,
-            rtol=2e-4,
+            rtol=1e-4,
             err_msg=(
                 f"{name} of one tiny training step changed. A difference means that the same config, seed and batch no "
                 "longer train the same way: the initial values, the masks, the dropout bits, the loss, the clipping or "
@@ -139,7 +143,7 @@ def test_golden_step() -> None:
         )
 
 
-GOLDEN = {"loss": 5.285086, "mlm_loss": 4.592124, "nsp_loss": 0.692961, "grad_norm": 1.975153, "update_norm": 0.0949578}
+GOLDEN = {"loss": 4.246340, "mlm_loss": 3.550630, "nsp_loss": 0.695710, "grad_norm": 1.128593, "update_norm": 0.317078}
 
 
 def test_metrics_say_what_happened() -> None:
@@ -318,6 +322,16 @@ def test_data_parallelism_gathers_no_parameters_and_donates_the_state() -> None:
     analysis = compiled.memory_analysis()
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made.abstract_state()))
     assert analysis.alias_size_in_bytes >= state_bytes
+
+
+def test_fsdp_gathers_one_layer_s_parameters_and_no_activations() -> None:
+    compiled = lowered(program(change(CONFIG, train=SCANNED), FSDP)).compile()
+    found = re.findall(r"= ([^=]*) (all-gather|all-to-all|collective-permute)(?:-start)?\(", compiled.as_text())
+    shapes = {shape for text, _ in found for shape in re.findall(r"\[([\d,]*)\]", text)}
+    assert {name for _, name in found} == {"all-gather"}
+    assert any(shape.endswith("32,64") for shape in shapes)  # (D, F) of one layer
+    assert not [shape for shape in shapes if str(T) in shape.split(",")]  # nothing that has positions
+    assert not [shape for shape in shapes if shape.startswith("2,32,64")]  # not both layers at once
 
 
 def test_the_state_is_born_sharded() -> None:

@@ -23,6 +23,7 @@ from bert_jax.model import attention
 from bert_jax.model.dropout import Dropout, make_draws
 from bert_jax.model.encoder import Embeddings, Encoder
 from bert_jax.model.heads import MaskedLM, NextSentence, Pooler, gather_positions
+from bert_jax.model.layout import Layout
 
 Head = Literal["masked_lm", "next_sentence"]
 Remat = Literal["none", "dots", "full"]
@@ -41,6 +42,7 @@ class Bert(nn.Module):
     scan_layers: bool = False
     remat: str = "none"
     vocab_multiple: int = 1
+    layout: Layout = Layout()
 
     @nn.compact
     def __call__(
@@ -62,7 +64,7 @@ class Bert(nn.Module):
         embeddings = Embeddings(config, dtype, self.vocab_multiple, name="embeddings")
         x, table = embeddings(ids, batch["segment_ids"], position_ids, draws)
         mask = attention.attention_mask(batch["input_mask"], sequence_ids)
-        encoder = Encoder(config, dtype, self.attention, self.scan_layers, self.remat, name="encoder")
+        encoder = Encoder(config, dtype, self.attention, self.scan_layers, self.remat, self.layout, name="encoder")
         states, shares = encoder(x, mask, draws, hidden_states, attentions)
         outputs: dict[str, Any] = {"sequence_output": states[-1]}
         if hidden_states:
@@ -80,7 +82,7 @@ class Bert(nn.Module):
         if "masked_lm" in self.heads:
             masked = batch.get("masked_lm_positions")
             predicted = x if masked is None else gather_positions(x, masked)
-            outputs["masked_lm_logits"] = MaskedLM(config, dtype, name="masked_lm")(predicted, table)
+            outputs["masked_lm_logits"] = MaskedLM(config, dtype, name="masked_lm")(predicted, self.layout.table(table))
         if "next_sentence" in self.heads:
             outputs["next_sentence_logits"] = NextSentence(config, dtype, name="next_sentence")(pooled)
         return outputs
@@ -107,6 +109,7 @@ def make_model(
     scan_layers: bool = False,
     remat: str = "none",
     vocab_multiple: int = 1,
+    layout: Layout | None = None,
 ) -> Bert:
     """The module for `config`.
 
@@ -114,7 +117,7 @@ def make_model(
     scan_layers: compile one layer and scan over all; the parameter tree stays per layer. remat: what the backward pass
     recomputes: 'none', 'dots' (all but products with parameters) or 'full'. vocab_multiple: V is rounded up to a
     multiple of this inside `apply`; the rows added are zero, their logits about −1e30.
-    Errors: `BertJaxError` naming the setting.
+    layout: for runs on a mesh. Errors: `BertJaxError` naming the setting.
     """
     config.known_vocab_size  # noqa: B018 - raises when it is not set
     for head in heads:
@@ -123,7 +126,9 @@ def make_model(
     _check_choice("attention", attention, ("auto", *_engines()))
     if vocab_multiple < 1:
         raise BertJaxError(f"vocab_multiple is {vocab_multiple}: expected at least 1")
-    return Bert(config, tuple(heads), jnp.dtype(dtype), attention, scan_layers, remat, vocab_multiple)
+    return Bert(
+        config, tuple(heads), jnp.dtype(dtype), attention, scan_layers, remat, vocab_multiple, layout or Layout()
+    )
 
 
 def _engines() -> tuple[str, ...]:

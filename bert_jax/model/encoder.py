@@ -13,6 +13,7 @@ from bert_jax.bert_config import BertConfig
 from bert_jax.model import attention, dropout
 from bert_jax.model.activations import ACTIVATIONS
 from bert_jax.model.layers import LayerNorm, Linear, truncated_normal
+from bert_jax.model.layout import Layout
 from bert_jax.model.parameters import stack_layers, unstack_layers
 
 
@@ -124,6 +125,7 @@ class Encoder(nn.Module):
     engine: str
     scan_layers: bool
     remat: str
+    layout: Layout = Layout()
 
     @nn.compact
     def __call__(
@@ -141,7 +143,9 @@ class Encoder(nn.Module):
 
         def run(x: jax.Array, params: Any, index: jax.Array, dropped: dropout.Masks | None) -> Any:
             dropped = dropout.layer_masks(draws, self.config, index) if dropped is None else dropped
-            return layer.apply({"params": params}, x, mask, dropped)
+            params = self.layout.parameters("encoder/layer_0", params)
+            x, shares = layer.apply({"params": params}, self.layout.rows(x), mask, dropped)
+            return self.layout.rows(x), shares
 
         run = rematerialised(run, self.remat, self.scan_layers)
         params = self.variables["params"]

@@ -18,7 +18,7 @@ from bert_jax.errors import BertJaxError
 from bert_jax.model.bert import Bert, abstract_parameters, init_parameters, make_model
 from bert_jax.train.masking import Vocabulary
 from bert_jax.train.optimizer import path_name
-from bert_jax.train.sharding import BATCH, REPLICATED, check_divisible, parameter_shardings, rows_per_split
+from bert_jax.train.sharding import BATCH, REPLICATED, check_divisible, make_layout, parameter_shardings, rows_per_split
 from bert_jax.train.state import Choice, State, init_state, resolve
 from bert_jax.train.step import Metrics, make_evaluate_step, make_train_step
 
@@ -115,6 +115,7 @@ def make_program(config: Config, phase_index: int, mesh: jax.sharding.Mesh, voca
         scan_layers=choices["scan_layers"].value,
         remat=train.remat,
         vocab_multiple=choices["vocab_multiple"].value,
+        layout=make_layout(mesh),
     )
     shardings = state_shardings(model, mesh)
     rows, everywhere = NamedSharding(mesh, BATCH), NamedSharding(mesh, REPLICATED)

@@ -16,7 +16,8 @@ little): the step pads it and cuts the padded logits along `tensor`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ from bert_jax import compat
 from bert_jax.config import Config
 from bert_jax.config import Mesh as MeshConfig
 from bert_jax.errors import BertJaxError
+from bert_jax.model.layout import Layout
 from bert_jax.train.optimizer import lookup, path_name
 
 Tree = Any
@@ -124,6 +126,51 @@ def parameter_shardings(params: Tree, mesh: jax.sharding.Mesh) -> Tree:
     """`parameter_specs` on the mesh."""
     specs = parameter_specs(params, mesh)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
+
+
+def make_layout(mesh: jax.sharding.Mesh) -> Layout:
+    """The layout the model is run with: rows over (data, fsdp), each layer's parameters gathered where it runs.
+
+    Left to itself the partitioner gathers whole batches of activations rather than one layer's parameters. The
+    gradient of a gathered parameter is cut again (a reduce-scatter), so no device ever holds all of it for long.
+    """
+    if mesh.size == 1:
+        return Layout()
+
+    def constrain(spec: PartitionSpec) -> Callable[[jax.Array], jax.Array]:
+        return lambda array: jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
+
+    def parameters(path: str, params: Tree) -> Tree:
+        def gather(inner: Sequence[Any], leaf: jax.Array) -> jax.Array:
+            spec = lookup(PARAMETERS, f"{path}/{path_name(inner)}", "sharding")
+            gathered = PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec))
+            return _gathered(leaf, constrain(gathered), constrain(spec))
+
+        return jax.tree_util.tree_map_with_path(gather, params)
+
+    layout = Layout(rows=constrain(BATCH))
+    if mesh.shape["fsdp"] > 1:
+        layout = layout._replace(parameters=parameters)
+    if mesh.shape["tensor"] > 1:
+        layout = layout._replace(table=constrain(PartitionSpec("tensor", None)))
+    return layout
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(array: jax.Array, gather: Any, cut: Any) -> jax.Array:
+    """`gather(array)`, whose gradient is laid out by `cut`."""
+    return gather(array)
+
+
+_gathered.defvjp(
+    lambda array, gather, cut: (gather(array), None),
+    lambda gather, cut, _, gradient: (cut(gradient),),
+)
+
+
+def gather_outside_encoder(params: Tree, layout: Layout) -> Tree:
+    """The parameters with those of embeddings and heads gathered; the encoder's layers gather their own."""
+    return {name: tree if name == "encoder" else layout.parameters(name, tree) for name, tree in params.items()}
 
 
 def _is_spec(value: Any) -> bool:

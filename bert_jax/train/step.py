@@ -22,7 +22,7 @@ from bert_jax.train.losses import Sums, masked_lm_loss, next_sentence_loss, pret
 from bert_jax.train.masking import Vocabulary, mask_tokens
 from bert_jax.train.optimizer import clip, global_norm, make_update_rule
 from bert_jax.train.schedule import count_start, make_schedule
-from bert_jax.train.sharding import microbatches
+from bert_jax.train.sharding import gather_outside_encoder, microbatches
 from bert_jax.train.state import State
 
 Tree = Any
@@ -111,7 +111,9 @@ def make_gradients(
 
     def loss(params: Tree, batch: Batch, totals: _Totals, key: jax.Array) -> tuple[jax.Array, Sums]:
         dropout = Dropout(key, batch["example_ids"], config.train.dropout)
-        sums = pretraining_sums(apply(model, params, batch, dropout), batch, next_sentence)
+        sums = pretraining_sums(
+            apply(model, gather_outside_encoder(params, model.layout), batch, dropout), batch, next_sentence
+        )
         return joint_loss(sums, totals), sums
 
     def gradients(params: Tree, batch: Batch, key: jax.Array) -> tuple[Tree, Sums]:
@@ -209,7 +211,7 @@ def make_evaluate_step(
 
     def evaluate_step(params: Tree, batch: Batch) -> Metrics:
         batch = masked(batch)
-        sums = pretraining_sums(apply(model, params, batch), batch, next_sentence)
+        sums = pretraining_sums(apply(model, gather_outside_encoder(params, model.layout), batch), batch, next_sentence)
         weights = batch["next_sentence_weights"]
         rows = weights.reshape(weights.shape[0], -1)
         return {
