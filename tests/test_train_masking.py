@@ -16,7 +16,7 @@ from scipy import stats
 from bert_jax.train.masking import Vocabulary, mask_tokens, prediction_counts
 
 PAD, UNK, CLS, SEP, MASK = range(5)
-VOCABULARY = Vocabulary(size=1000, mask_id=MASK, special_ids=(PAD, UNK, CLS, SEP, MASK))
+VOCABULARY = Vocabulary(size=100, mask_id=MASK, special_ids=(PAD, UNK, CLS, SEP, MASK))
 ALPHA = 1e-7  # chance that a right program fails one bound
 
 

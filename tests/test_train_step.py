@@ -247,8 +247,14 @@ def test_a_second_phase_restarts_schedule_and_keeps_moments() -> None:
     assert int(metrics["tokens"]) == 8 * (T // 2)
     kept = copy(state.opt_state).mu["pooler"]["kernel"]
     assert np.abs(kept - 0.9 * moments.mu["pooler"]["kernel"]).max() < np.abs(kept).max()
-    _, metrics = second.train_step(state, second.place(make_examples(4, 8, T // 2)))
+    before = copy(state.params)["pooler"]["bias"]
+    state, metrics = second.train_step(state, second.place(make_examples(4, 8, T // 2)))
     np.testing.assert_allclose(metrics["learning_rate"], 2.5e-4)
+    # The second update of the phase is corrected as a second update, not as the fifth of the run.
+    after = copy(state)
+    mu, nu = (moment["pooler"]["bias"] for moment in after.opt_state)
+    expected = -2.5e-4 * mu / (1 - 0.9**2) / (np.sqrt(nu / (1 - 0.999**2)) + 1e-6)
+    np.testing.assert_allclose(after.params["pooler"]["bias"] - before, expected, rtol=1e-3, atol=1e-8)
 
 
 @SLOWER
