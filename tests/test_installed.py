@@ -1,0 +1,117 @@
+"""The wheel, away from the repository and without TensorFlow, and two real processes that train one model."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from test_pretraining import TINY
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.ci
+
+
+def environment(devices: int, **more: str) -> dict[str, str]:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **more}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the checkout and unpacked."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        str(folder),
+        str(REPOSITORY),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    (built,) = folder.glob("bert_jax-*.whl")
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def test_the_wheel_pretrains_the_shipped_quickstart_without_tensorflow(wheel: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start" / "sitecustomize.py"  # as if it were not installed: no import finds it
+    start.parent.mkdir()
+    start.write_text("import sys; sys.modules['tensorflow'] = None")
+    command = [sys.executable, "-P", "-m", "bert_jax", "pretrain", "quickstart", "--run", "run", "--train.steps", "20"]
+    command += ["--train.batch", "8", "--evaluate.sequences", "16"]
+    paths = os.pathsep.join([str(wheel), str(start.parent)])
+    where = subprocess.run(
+        [sys.executable, "-P", "-c", "import bert_jax; print(bert_jax.__file__)"],
+        env=environment(1, PYTHONPATH=paths),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert where.stdout.startswith(str(wheel))
+    done = subprocess.run(
+        command, env=environment(1, PYTHONPATH=paths), cwd=tmp_path, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["step"] == 20
+    assert (tmp_path / "run" / "checkpoints" / "20").is_dir()
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path) -> None:
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "vocab.txt").write_bytes((data_dir / "vocab" / "bert_base_uncased.txt").read_bytes())
+    python = [sys.executable, "-m", "bert_jax"]
+    make = ["prepare", "--source", str(data_dir / "corpus" / "sample_text.txt"), "--tokenizer", str(tokenizer)]
+    make += ["--out", str(tmp_path / "store"), "--eval-fraction", "0.3"]
+    subprocess.run([*python, *make], check=True, capture_output=True, env=environment(1), timeout=120)
+
+    config = tmp_path / "tiny.py"
+    config.write_text(
+        "from bert_jax import Config, Data, Train\n"
+        f"config = Config(data=Data(store=({str(tmp_path / 'store')!r},)), train=Train(steps=6))\n"
+    )
+    train = [*python, "pretrain", str(config), *TINY, "--model.hidden-dropout-prob", "0.1"]
+    alone = subprocess.run(
+        [*train, "--run", str(tmp_path / "alone")], env=environment(2), capture_output=True, text=True, timeout=600
+    )
+    assert alone.returncode == 0, alone.stderr[-2000:]
+
+    join = [*train, "--run", str(tmp_path / "both"), "--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2"]
+    both = [
+        subprocess.Popen(
+            [*join, "--process", str(index)],
+            env=environment(1),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=600) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert json.loads(outputs[0][0].splitlines()[-1])["step"] == 6  # gloo itself prints lines before it
+    assert "{" not in outputs[1][0]
+    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
