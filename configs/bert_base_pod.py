@@ -1,6 +1,6 @@
 """BERT-base with large batches for a TPU slice: AdamW, no attention dropout (so that fused attention may be used).
 
-    bert-jax pretrain bert_base_pod --run gs://bucket/runs/base --data.store gs://bucket/store
+    bert-jax pretrain bert_base_pod --run runs/base --data.store store
 
 4,096 sequences of 128 tokens for 70,000 steps, then length 512. For a TPU v5e:16x16. Not run yet.
 """

@@ -1,6 +1,6 @@
 """BERT-large in 8,601 steps with LAMB (You et al. 2020, "Training BERT in 76 minutes", table 1 and appendix).
 
-    bert-jax pretrain bert_large_lamb --run gs://bucket/runs/large --data.store gs://bucket/store
+    bert-jax pretrain bert_large_lamb --run runs/large --data.store store
 
 65,536 sequences of 128 tokens for 7,038 steps at 6e-3, warm-up 0.2843; then 32,768 of 512 for 1,563 steps at 4e-3,
 warm-up 0.128: moments are kept, count and schedule begin anew. Polynomial decay of power 0.5, counted from step 0.
