@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from bert_jax.bert_config import BertConfig
 from bert_jax.model.activations import ACTIVATIONS
-from bert_jax.model.layers import LayerNorm, dense
+from bert_jax.model.layers import LayerNorm, dense, product
 
 # The logit of a row that only pads the vocabulary: its share is exactly 0 and it has no gradient.
 PADDED_LOGIT = -1e30
@@ -47,8 +47,8 @@ class MaskedLM(nn.Module):
         x = LayerNorm(config.layer_norm_eps, self.dtype, name="layer_norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (config.known_vocab_size,), jnp.float32)
         bias = jnp.pad(bias, (0, table.shape[0] - bias.shape[0]), constant_values=PADDED_LOGIT)
-        logits = jnp.einsum("...D,VD->...V", x, table.astype(self.dtype), preferred_element_type=jnp.float32)
-        return logits + bias
+        equation = "BMD,VD->BMV" if x.ndim == 3 else "BD,VD->BV"
+        return product(equation, jnp.dtype(jnp.float32), x, table) + bias
 
 
 class NextSentence(nn.Module):
