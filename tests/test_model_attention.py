@@ -39,6 +39,15 @@ def _by_hand(request):
 SEQUENCES = jnp.array([[1, 1, 1, 2, 2, 3, 3, 0, 0], [1] * 9, [1, 2, 3, 4, 0, 0, 0, 0, 0]])
 
 
+def test_who_may_look_at_whom():
+    padded = attention_mask(jnp.array([[1, 1, 0]]), None)
+    np.testing.assert_array_equal(padded, [[[[True, True, False]]]])
+    packed = attention_mask(jnp.array([[1, 1, 1, 0]]), jnp.array([[1, 2, 2, 0]]))
+    # Padding looks at padding alone: nothing reads it, and no row is empty.
+    expected = [[1, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
+    np.testing.assert_array_equal(packed[0, 0], np.array(expected, bool))
+
+
 @pytest.mark.parametrize("name", ["einsum", "xla", "auto"])
 @pytest.mark.parametrize("sequence_ids", [None, SEQUENCES], ids=["padding", "packed"])
 def test_engines_compute_the_formula(name, sequence_ids):
