@@ -20,9 +20,9 @@ config = Config(
         attention_probs_dropout_prob=0.0,
     ),
     data=Data(sources=("stdlib",), vocab_size=4096, eval_fraction=0.08),
-    train=Train(length=64, batch=128, predictions=10, steps=2000, nonfinite_limit=1),
+    train=Train(length=64, batch=128, predictions=10, steps=600, nonfinite_limit=1),
     optimizer=Optimizer(name="adamw", learning_rate=2e-3, warmup=0.1),
-    evaluate=Evaluate(every=500, sequences=1024),
-    checkpoint=Checkpoint(every=500),
+    evaluate=Evaluate(every=200, sequences=1024),
+    checkpoint=Checkpoint(every=200),
     log=Log(every=50),
 )
