@@ -23,11 +23,11 @@ from bert_jax.errors import BertJaxError
 from bert_jax.files import require_absent
 from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.model.flops import peak_flops, training_flops
+from bert_jax.scale.show import vocabulary_of
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.train.calibration import calibrate, provisional
 from bert_jax.train.evaluation import Evaluation, make_evaluation
 from bert_jax.train.loop import Feed, phase_spans, train
-from bert_jax.train.masking import Vocabulary
 from bert_jax.train.program import Program, make_program
 from bert_jax.train.reconcile import reconcile
 from bert_jax.train.run import Run, create_run, is_run, on_first_process, open_run
@@ -80,11 +80,6 @@ def pretrain(
         peak_flops=peak_flops(mesh.devices.flat[0].device_kind, mesh.devices.size),
         raise_on_signal=raise_on_signal,
     )
-
-
-def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
-    """What masking knows of a tokenizer."""
-    return Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids)
 
 
 def _open(path: Path, config: Config, data: PretrainingData, mesh: Any, init: str | None, change: bool) -> Run:
