@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bert_jax.bert_config import BertConfig
     from bert_jax.commands import bench, evaluate, info, load, predict, prepare, pretrain, show, tokenize, vocab
     from bert_jax.config import Checkpoint, Config, Data, Evaluate, Log, Mesh, Optimizer, Phase, Train
-    from bert_jax.errors import BertJaxError, StoppedBySignal
+    from bert_jax.errors import BertJaxError
 
 __version__ = "0.1.0"
 
@@ -32,7 +32,7 @@ _WHERE = {
         "vocab",
     ),
     "config": ("Checkpoint", "Config", "Data", "Evaluate", "Log", "Mesh", "Optimizer", "Phase", "Train"),
-    "errors": ("BertJaxError", "StoppedBySignal"),
+    "errors": ("BertJaxError",),
 }
 
 __all__ = [
@@ -46,7 +46,6 @@ __all__ = [
     "Mesh",
     "Optimizer",
     "Phase",
-    "StoppedBySignal",
     "Train",
     "__version__",
     "bench",

@@ -16,14 +16,3 @@ class BertJaxError(ValueError):
 
 class UsageError(BertJaxError):
     """The command line or the arguments of a function do not fit together: exit 2."""
-
-
-class StoppedBySignal(BaseException):
-    """Training was stopped by a signal and everything was saved; `step` is the step to resume from (exit 75).
-
-    Not an `Exception`: code that swallows errors must not swallow a stop.
-    """
-
-    def __init__(self, step: int):
-        super().__init__(f"stopped by a signal; saved at step {step}")
-        self.step = step

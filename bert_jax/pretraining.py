@@ -45,7 +45,6 @@ def pretrain(
     change: bool = False,
     overrides: Sequence[str] = (),
     on_metrics: OnMetrics | None = None,
-    raise_on_signal: bool = False,
 ) -> dict[str, Any]:
     """Train the run at `path` to the end of `config`; the arguments are those of `bert_jax.pretrain`."""
     config = load_config(config)
@@ -78,7 +77,6 @@ def pretrain(
         chance=dataclasses.replace(data, config=config).chance(),
         flops=functools.partial(training_flops, config.model),
         peak_flops=peak_flops(mesh.devices.flat[0].device_kind, mesh.devices.size),
-        raise_on_signal=raise_on_signal,
     )
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from bert_jax.bert_config import BertConfig
 from bert_jax.config import Checkpoint, Config, Evaluate, Log, Optimizer, Phase, Train
 from bert_jax.console import set_up_logging
-from bert_jax.errors import EXIT_FAILED, EXIT_STOPPED, BertJaxError, StoppedBySignal
+from bert_jax.errors import EXIT_FAILED, EXIT_STOPPED, BertJaxError
 from bert_jax.train.evaluation import make_evaluation
 from bert_jax.train.loop import phase_spans, train
 from bert_jax.train.run import Run, create_run, is_run, open_run
@@ -257,14 +257,11 @@ def main() -> int:
     feed = TinyFeed(config, (), arguments.seconds_per_step, arguments.run.with_suffix(".steps"))
     try:
         run = open_or_create(arguments.run, config)
-        train(config, run, program, feed, {"": held_out()}, raise_on_signal=True)
-    except StoppedBySignal as stop:
-        print(stop, file=sys.stderr)
-        return EXIT_STOPPED
+        found = train(config, run, program, feed, {"": held_out()})
     except BertJaxError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
-    return 0
+    return EXIT_STOPPED if found["stopped"] else 0
 
 
 if __name__ == "__main__":

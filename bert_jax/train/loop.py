@@ -21,7 +21,7 @@ import numpy as np
 from bert_jax import files
 from bert_jax.config import Config
 from bert_jax.console import log, progress, warn
-from bert_jax.errors import BertJaxError, StoppedBySignal
+from bert_jax.errors import BertJaxError
 from bert_jax.train.chance import chance_text, first_loss_warning, patience_steps, stuck_warning
 from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.digests import leaves_by_path
@@ -76,7 +76,6 @@ def train(
     chance: Mapping[str, float | None] | None = None,
     flops: Callable[[Mapping[str, float]], float] | None = None,
     peak_flops: float | None = None,
-    raise_on_signal: bool = False,
 ) -> dict[str, Any]:
     """Train `run` to the end of its configuration, from its newest good checkpoint or from the beginning.
 
@@ -88,7 +87,6 @@ def train(
     * `chance`: what chance scores on this store (see chance.py).
     * `flops(sums)`: training FLOPs of the sums `sequences real_tokens real_tokens_squared tokens mlm_count`;
       `peak_flops`: per second, of all devices. Without either `mfu` is null.
-    * `raise_on_signal`: raise `StoppedBySignal` after saving, instead of returning.
 
     Returns `step total_steps stopped`, the last metrics and the last evaluation. Errors: `BertJaxError` for a run
     that cannot be restored, a feed that ends early, too many non-finite updates in a row, or a last save that failed.
@@ -174,8 +172,6 @@ def train(
         if first_process and start < total:
             run.record("stopped" if step < total else "finished", step=step)
         log(f"{'stopped' if step < total else 'finished'} at step {step} of {total}: {run.path}")
-    if step < total and raise_on_signal:
-        raise StoppedBySignal(step)
     return _summary(run, step, total, counters)
 
 
