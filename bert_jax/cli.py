@@ -15,14 +15,18 @@ from typing import Any, get_type_hints
 from bert_jax import __version__, console
 from bert_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, BertJaxError, UsageError
 from bert_jax.files import to_json
+from bert_jax.huge_pages import restart_with_huge_pages
 
 # In the order of a model's life. Each is a function of `bert_jax.commands`.
 DISTRIBUTED = ("pretrain", "evaluate")
+COMPUTING = ("pretrain", "evaluate", "predict", "bench")
 COMMANDS = ("vocab", "prepare", "tokenize", "show", "pretrain", "evaluate", "predict", "info", "bench")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command, that of the process when `arguments` are not given; returns the exit code."""
+    if arguments is None and sys.argv[1:2] and sys.argv[1] in COMPUTING:
+        restart_with_huge_pages()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]

@@ -160,7 +160,7 @@ def test_damage_is_set_aside_and_the_one_before_used(
     arrays = _arrays(newest)
     if damage == "flipped":
         for file in arrays:
-            for place in range(1, 20):  # parameters and moments share a file, in an order that differs from save to save
+            for place in range(1, 20):  # parameters and moments share files, in no fixed order
                 _flip(file, place / 20)
     elif damage == "truncated":
         for file in arrays:

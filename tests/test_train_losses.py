@@ -5,8 +5,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from bert_jax.train.losses import classification_sums, masked_lm_loss, next_sentence_loss, pretraining_sums
+from bert_jax.train.losses import (
+    classification_sums,
+    masked_lm_loss,
+    negative_log_likelihood,
+    next_sentence_loss,
+    pretraining_sums,
+)
 
 B, M, V = 3, 4, 11
 
@@ -74,10 +81,25 @@ def test_a_row_of_weight_zero_counts_for_nothing_whatever_it_holds() -> None:
     def loss(logits: jax.Array) -> jax.Array:
         return pretraining_sums(outputs | {"masked_lm_logits": logits}, batch, True).mlm_loss
 
-    outputs, _ = make_batch()
     gradient = jax.grad(loss)(jnp.asarray(outputs["masked_lm_logits"]))
     assert (gradient[0, 3] == 0).all()
     assert (gradient[0, 2] != 0).all()
+
+
+def test_gradient_against_the_derived_one() -> None:
+    """The written-out gradient of the likelihood is what automatic differentiation makes of the formula."""
+    outputs, batch = make_batch()
+    logits, labels = jnp.asarray(outputs["masked_lm_logits"]), jnp.asarray(batch["masked_lm_ids"])
+    scales = jnp.linspace(-1.0, 2.0, B * M).reshape(B, M)
+
+    def written(logits: jax.Array) -> jax.Array:
+        return jnp.sum(scales * negative_log_likelihood(logits, labels))
+
+    def derived(logits: jax.Array) -> jax.Array:
+        return jnp.sum(scales * optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    np.testing.assert_allclose(written(logits), derived(logits), rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(written)(logits), jax.grad(derived)(logits), rtol=1e-5, atol=1e-7)
 
 
 def test_nothing_to_predict_gives_zero_not_nan() -> None:

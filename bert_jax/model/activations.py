@@ -18,16 +18,25 @@ _CUBIC = 0.044715
 
 @jax.custom_jvp
 def gelu_tanh(x: jax.Array) -> jax.Array:
-    """x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))) (Hendrycks and Gimpel 2016, the tanh form)."""
-    return 0.5 * x * (1 + jnp.tanh(_ROOT_2_OVER_PI * (x + _CUBIC * x * x * x)))
+    """x/2 · (1 + tanh u) with u = √(2/π) (x + 0.044715 x³) (Hendrycks and Gimpel 2016, the tanh form).
+
+    Written x / (1 + exp(−2u)), which is the same: XLA computes what ends in a division once and keeps it, where it
+    computes a product anew, and along the wrong axis, for every matrix product that reads it (measured on CPU).
+    """
+    return x / (1 + jnp.exp(-2 * _tanh_argument(x)))
+
+
+def _tanh_argument(x: jax.Array) -> jax.Array:
+    return _ROOT_2_OVER_PI * (x + _CUBIC * x * x * x)
 
 
 @gelu_tanh.defjvp
 def _gelu_tanh_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    tanh = jnp.tanh(_ROOT_2_OVER_PI * (x + _CUBIC * x * x * x))
-    slope = 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * _ROOT_2_OVER_PI * (1 + 3 * _CUBIC * x * x)
-    return 0.5 * x * (1 + tanh), slope * dx
+    below = 1 + jnp.exp(-2 * _tanh_argument(x))
+    share = 1 / below
+    slope = share + 2 * x * share * (1 - share) * _ROOT_2_OVER_PI * (1 + 3 * _CUBIC * x * x)
+    return x / below, slope * dx
 
 
 @jax.custom_jvp

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
 MASKED_LM_EPSILON = 1e-5
 """Added to the number of predictions (google-research/bert `run_pretraining.py`): no division by zero without any."""
@@ -27,6 +27,38 @@ class Sums(NamedTuple):
     nsp_count: jax.Array
 
 
+@jax.custom_vjp
+def negative_log_likelihood(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """−log softmax(logits) at the labels: logits (…, C) float32, labels (…) integers → (…) float32.
+
+    The gradient, softmax − one-hot, is written out: derived from a look-up of the label's logit it is scattered into
+    zeros of the logits' size and added, three more passes over the largest array of the step.
+    """
+    return _likelihood_forward(logits, labels)[0]
+
+
+def _likelihood_forward(
+    logits: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
+    return jnp.squeeze(normaliser - own, -1), (logits, labels, normaliser)
+
+
+def _likelihood_backward(
+    kept: tuple[jax.Array, jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, np.ndarray]:
+    logits, labels, normaliser = kept
+    own = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1) == labels[..., None]
+    dlogits = (jnp.exp(logits - normaliser) - own) * gradient[..., None]
+    # What weighs nothing may hold anything, and passes nothing back.
+    dlogits = jnp.where(gradient[..., None] != 0, dlogits, 0.0)
+    return dlogits, np.zeros(labels.shape, jax.dtypes.float0)
+
+
+negative_log_likelihood.defvjp(_likelihood_forward, _likelihood_backward)
+
+
 def classification_sums(
     logits: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -37,7 +69,7 @@ def classification_sums(
     """
     logits = logits.astype(jnp.float32)
     weights = weights.astype(jnp.float32)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    losses = negative_log_likelihood(logits, labels)
     own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
     right = jnp.sum(logits >= own, axis=-1) == 1
     # A row of weight 0 may hold anything, even a loss that is not finite.
