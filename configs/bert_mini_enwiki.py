@@ -7,7 +7,7 @@ The corpus is looked for in BERT_JAX_TEST_DATA (default: ../shared/data); name y
 
 import os
 
-from bert_jax import BertConfig, Checkpoint, Config, Data, Evaluate, Log, Optimizer, Train
+from bert_jax import BertConfig, Checkpoint, Config, Data, Evaluate, Log, Optimizer, Phase, Train
 
 config = Config(
     model=BertConfig.preset(
@@ -22,9 +22,15 @@ config = Config(
         vocab_size=8192,
         eval_fraction=0.02,
     ),
-    train=Train(length=128, batch=64, predictions=20, steps=6000),
-    optimizer=Optimizer(name="adamw", learning_rate=1e-3, warmup=0.1, b2=0.98),
-    evaluate=Evaluate(every=1000, sequences=2048),
+    train=Train(
+        length=64,
+        batch=16,
+        predictions=10,
+        steps=10_000,
+        later_phases=(Phase(length=128, batch=16, predictions=20, steps=1500),),
+    ),
+    optimizer=Optimizer(name="adamw", learning_rate=7e-4, warmup=0.1, b2=0.98),
+    evaluate=Evaluate(every=2000, sequences=2048),
     checkpoint=Checkpoint(every=500),
     log=Log(every=50),
 )
