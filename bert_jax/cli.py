@@ -19,13 +19,14 @@ from bert_jax.huge_pages import restart_with_huge_pages
 
 # In the order of a model's life. Each is a function of `bert_jax.commands`.
 DISTRIBUTED = ("pretrain", "evaluate")
-COMPUTING = ("pretrain", "evaluate", "predict", "bench")
+# First arguments of what runs a model; to the others, all of small objects, huge pages are a burden.
+COMPUTING = (["pretrain"], ["evaluate"], ["predict"], ["bench", "train"])
 COMMANDS = ("vocab", "prepare", "tokenize", "show", "pretrain", "evaluate", "predict", "info", "bench")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command, that of the process when `arguments` are not given; returns the exit code."""
-    if arguments is None and sys.argv[1:2] and sys.argv[1] in COMPUTING:
+    if arguments is None and any(sys.argv[1 : 1 + len(words)] == words for words in COMPUTING):
         restart_with_huge_pages()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments

@@ -71,7 +71,9 @@ def test_examples_are_what_the_plan_says(store: Store, folder: Path, objective: 
     assert not epochs.any()
     assert np.array_equal(examples["example_ids"], rows)
     assert examples["example_ids"].dtype == np.uint32
-    assert {a.dtype for n, a in examples.items() if n != "example_ids"} == {np.dtype(np.int32)}
+    bits = {"input_mask", "segment_ids", "word_starts"}
+    assert {examples[name].dtype for name in bits} == {np.dtype(np.uint8)}
+    assert {a.dtype for n, a in examples.items() if n not in bits | {"example_ids"}} == {np.dtype(np.int32)}
     labels = feed.spans(epochs, rows).label
     assert np.array_equal(examples["next_sentence_labels"], labels)
     assert labels.any() == (objective != "mlm")

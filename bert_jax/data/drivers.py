@@ -23,7 +23,7 @@ from bert_jax.errors import BertJaxError
 DRIVERS = ("auto", "thread", "tf")
 
 # Small batches are made several at a time, so that the fixed price of a call (of tf.data: of an element) hardly counts.
-_CHUNK_TOKENS = {"thread": 1 << 17, "tf": 1 << 19}
+_CHUNK_TOKENS = {"thread": 1 << 18, "tf": 1 << 19}
 _PREFETCH_TOKENS = 1 << 20
 _END = object()
 

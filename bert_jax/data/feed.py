@@ -149,8 +149,9 @@ class Feed:
         return decode_rows(found)
 
     def examples(self, positions: Ints) -> Batch:
-        """The examples at `positions` (int64 (B,), from 0): the schema `batch.EXAMPLES`, all int32 but for uint32
-        `example_ids`, which are row numbers. A pure function: equal positions give equal arrays, always.
+        """The examples at `positions` (int64 (B,), from 0): the schema `batch.EXAMPLES`, int32 but for uint8 where a
+        value is 0 or 1 at each token, and uint32 `example_ids`, which are row numbers. A pure function: equal
+        positions give equal arrays, always.
 
         Word starts: [CLS], [SEP] and the first token of each segment begin a word, padding does not.
         """
@@ -158,7 +159,8 @@ class Feed:
         epochs, rows = self.locate(positions)
         spans = self.spans(epochs, rows)
         shape = len(positions), self.length
-        batch = {name: _aligned(shape) for name in ("input_ids", "input_mask", "segment_ids", "word_starts")}
+        batch = {"input_ids": _aligned(shape, np.dtype(np.int32))}
+        batch |= {name: _aligned(shape, np.dtype(np.uint8)) for name in ("input_mask", "segment_ids", "word_starts")}
         step = max(1, _CHUNK_TOKENS // self.length)
         for first in range(0, len(positions), step):
             part = slice(first, first + step)
@@ -227,12 +229,12 @@ class Feed:
         }
 
 
-def _aligned(shape: tuple[int, int]) -> NDArray[np.int32]:
+def _aligned(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
     """An empty array whose memory begins at a multiple of 64 bytes: tf.data and XLA take such as it is, uncopied."""
-    size = shape[0] * shape[1]
-    memory = np.empty(size + 16, np.int32)
-    first = -memory.ctypes.data % 64 // 4
-    return memory[first : first + size].reshape(shape)
+    size = shape[0] * shape[1] * dtype.itemsize
+    memory = np.empty(size + 64, np.uint8)
+    first = -memory.ctypes.data % 64
+    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 def windows(memory: np.ndarray, starts: Ints, width: int) -> np.ndarray:
