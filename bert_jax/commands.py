@@ -42,8 +42,8 @@ def vocab(
         kind: wordpiece (BERT), sentencepiece (ALBERT) or words (text that is already encoded).
         cased: Keep upper case and accents.
         sample: Most text to count, in bytes (2GB, 500MB); a deterministic sample of what is there.
-        min_count: Least number of times a word must occur.
-        compare: vocab.txt files of other vocabularies, measured on the same held-out words.
+        min_count: Least number of times a word must occur, for words (default: 1).
+        compare: vocab.txt files of other vocabularies, for wordpiece, measured on the same held-out words.
         workers: Processes (default: one per core).
     """
     from bert_jax.data.counting import vocabulary_from_source
@@ -58,6 +58,7 @@ def vocab(
         sample_bytes=parse_bytes(sample),
         min_count=min_count,
         workers=workers,
+        compare=compare,
     )
 
 
@@ -126,9 +127,9 @@ def show(
     count: int = 3,
     json: bool = False,
     store: str | None = None,
-    length: int = 128,
-    batch: int = 256,
-    seed: int = 0,
+    length: int | None = None,
+    batch: int | None = None,
+    seed: int | None = None,
     whole_words: bool = False,
 ) -> Iterator[str]:
     """Show the very examples a step trains on: pairs, labels, tokens, and what happens to each mask.
@@ -139,9 +140,9 @@ def show(
         count: How many examples of it.
         json: One JSON object per example instead of text.
         store: Where the store of a run lies now, if it was moved.
-        length: Sequence length, for a store.
-        batch: Sequences per step, for a store.
-        seed: Seed, for a store.
+        length: Sequence length, for a store (default: 128).
+        batch: Sequences per step, for a store (default: 256).
+        seed: Seed, for a store (default: 0).
         whole_words: Mask whole words, for a store.
     """
     from bert_jax.scale.show import show as show_examples

@@ -15,13 +15,18 @@ _PLAIN_INTERVAL_SECONDS = 10.0
 logger = logging.getLogger(LOGGER_NAME)
 
 
-def set_up_logging(debug: bool = False, quiet: bool = False) -> None:
+def set_up_logging(debug: bool = False) -> None:
     """Send this package's log lines to stderr; called by the command line, never at import."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers[:] = [handler]
     logger.propagate = False
-    logger.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def only_warnings() -> None:
+    """From here on no lines of information and no progress: of several processes the first alone tells."""
+    logger.setLevel(max(logger.level, logging.WARNING))
 
 
 def log(message: str) -> None:

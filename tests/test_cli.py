@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -36,6 +38,13 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
         assert "--train.learning" not in printed
         assert "--optimizer.learning-rate" in printed
         assert "--overrides" not in printed
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_no_command_takes_an_argument_and_forgets_it(name: str) -> None:
+    function = getattr(commands, name)
+    read = {node.id for node in ast.walk(ast.parse(inspect.getsource(function))) if isinstance(node, ast.Name)}
+    assert set(inspect.signature(function).parameters) <= read
 
 
 def test_unknown_command_suggests_one(capsys: pytest.CaptureFixture[str]) -> None:

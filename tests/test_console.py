@@ -22,3 +22,17 @@ def test_plain_progress_writes_the_first_and_last_line(caplog: pytest.LogCapture
 
 def test_clock() -> None:
     assert [console.clock(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+
+
+def test_only_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    before = console.logger.handlers[:], console.logger.level, console.logger.propagate
+    try:
+        console.set_up_logging()
+        console.only_warnings()
+        console.log("information")
+        with console.progress("reading", 2) as advance:
+            advance(2)
+        console.warn("look here")
+    finally:
+        console.logger.handlers[:], console.logger.level, console.logger.propagate = before
+    assert capsys.readouterr().err == "warning: look here\n"

@@ -114,4 +114,7 @@ def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path) -> None:
     assert [process.returncode for process in both] == [0, 0], outputs
     assert json.loads(outputs[0][0].splitlines()[-1])["step"] == 6  # gloo itself prints lines before it
     assert "{" not in outputs[1][0]
+    assert "2 processes, 2 devices, 1 of them here" in outputs[0][1]
+    assert "saved checkpoint 6" in outputs[0][1]
+    assert "checkpoint" not in outputs[1][1]  # the second process tells nothing
     assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)

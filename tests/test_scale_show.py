@@ -14,7 +14,7 @@ from data_stores import drawn_documents, lengths_store
 from bert_jax.bert_config import BertConfig
 from bert_jax.config import Config, Data, Phase, Train
 from bert_jax.data.pretraining import open_pretraining_data
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.scale.show import phase_at, show, shown_run, vocabulary_of
 from bert_jax.text.tokenizer import load_tokenizer
 from bert_jax.train import step as step_module
@@ -145,3 +145,11 @@ def test_bad_requests(tmp_path: Path, store: Path) -> None:
         shown_run(tmp_path / "run", 0, str(other))
     copy = lengths_store(tmp_path / "copy", drawn_documents(60)).path
     assert shown_run(tmp_path / "run", 0, str(copy)).config.data.store == (str(copy),)
+
+
+def test_an_option_of_the_other_kind_is_refused(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--store is for a run, and .* is a token store: leave it out"):
+        list(show(store, store="elsewhere"))
+    for option in ({"length": 64}, {"batch": 8}, {"seed": 0}, {"whole_words": True}):
+        with pytest.raises(UsageError, match=rf"--{next(iter(option)).replace('_', '-')} is for a token store, and"):
+            list(show(tmp_path, **option))  # type: ignore[arg-type]

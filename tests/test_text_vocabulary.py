@@ -9,7 +9,7 @@ import pytest
 
 from bert_jax.data.counting import count_source, unit_texts, vocabulary_from_source
 from bert_jax.data.sources import open_source
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.text import word_counts
 from bert_jax.text.tokenizer import load_tokenizer
 from bert_jax.text.tokenizer_files import read_vocabulary
@@ -143,6 +143,14 @@ def test_words_by_count_then_text(tmp_path: Path) -> None:
     assert made(texts, tmp_path / "b", size=7, kind="words", cased=True)[5:] == ["17", "4"]
     with pytest.raises(BertJaxError, match="no word stands 9 times"):
         make_vocabulary(texts, 100, "words", cased=True, out=tmp_path / "c", min_count=9)
+
+
+def test_an_option_of_another_kind_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    source = open_source(data_dir / "corpus" / "sample_text.txt")
+    with pytest.raises(UsageError, match="--min-count is for vocabularies of kind words, not wordpiece"):
+        vocabulary_from_source(source, tmp_path / "t", min_count=2)
+    with pytest.raises(UsageError, match="--compare is for vocabularies of kind wordpiece, not sentencepiece"):
+        vocabulary_from_source(source, tmp_path / "t", kind="sentencepiece", compare=["vocab.txt"])
 
 
 def test_counts_are_those_of_the_tokenizer() -> None:

@@ -11,6 +11,7 @@ from bert_jax.console import progress
 from bert_jax.data.pool import available_cores, map_unordered
 from bert_jax.data.sources import Source, read_unit
 from bert_jax.data.streams import Unit
+from bert_jax.errors import UsageError
 from bert_jax.files import require_absent
 from bert_jax.text.tokenizer_files import read_vocabulary
 from bert_jax.text.vocabulary import SAMPLE_BYTES, make_vocabulary
@@ -105,8 +106,12 @@ def vocabulary_from_source(
 ) -> dict[str, Any]:
     """`make_vocabulary` from a source, its words counted on all cores.
 
-    `compare`: files of other WordPiece vocabularies, measured on the same held-out words. Errors: as `make_vocabulary`.
+    `compare`: files of other WordPiece vocabularies, measured on the same held-out words. Errors: as `make_vocabulary`;
+    `UsageError` for an option that this kind of vocabulary does not have.
     """
+    for name, given, of in (("--min-count", min_count is not None, "words"), ("--compare", compare, "wordpiece")):
+        if given and kind != of:
+            raise UsageError(f"{name} is for vocabularies of kind {of}, not {kind}: leave it out")
     require_absent(out)
     others = {os.fspath(path): read_vocabulary(path) for path in compare}
     counts = count_source(source, kind, cased, sample_bytes, workers)

@@ -20,7 +20,7 @@ import numpy as np
 from bert_jax.config import Config, Data, Train
 from bert_jax.data.feed import AnyFeed
 from bert_jax.data.pretraining import open_pretraining_data
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.files import to_json
 from bert_jax.formats.model import find_model
 from bert_jax.text.tokenizer import Tokenizer
@@ -141,24 +141,33 @@ def show(
     *,
     json: bool = False,
     store: str | None = None,
-    length: int = 128,
-    batch: int = 256,
-    seed: int = 0,
+    length: int | None = None,
+    batch: int | None = None,
+    seed: int | None = None,
     whole_words: bool = False,
 ) -> Iterator[str]:
     """Lines that show the first `count` examples of `step`: text for a person, or a JSON object each with `json`.
 
-    Of a run, its own settings count and `length batch seed whole_words` are ignored; `store` says where its store
-    lies now. Of a token store, they say how it would be trained on. Errors: `BertJaxError` for a step past the end,
-    a run whose store is not there or is another one.
+    A run has its settings; `store` says where its store lies now. Of a token store, `length` (128), `batch` (256),
+    `seed` (0) and `whole_words` say how it would be trained on. Errors: `UsageError` for an option of the other kind,
+    `BertJaxError` for a step past the end, a run whose store is not there or is another one.
     """
     if step < 0 or count < 1:
         raise BertJaxError(f"step {step}, count {count}: expected a step from 0 and a count from 1")
     path = Path(store_or_run)
+    is_store = (path / "manifest.json").is_file()
+    of_a_store = {"length": length, "batch": batch, "seed": seed, "whole-words": whole_words or None}
+    misplaced = [name for name, value in ({"store": store} if is_store else of_a_store).items() if value is not None]
+    if misplaced:
+        kind, other = ("a token store", "a run") if is_store else ("a run, which has its own", "a token store")
+        raise UsageError(f"--{misplaced[0]} is for {other}, and {path} is {kind}: leave it out")
     with tempfile.TemporaryDirectory() as plans:
-        if (path / "manifest.json").is_file():
-            shape = {"length": length, "batch": batch, "predictions": math.ceil(0.15 * length), "steps": step + 1}
-            train = Train(**shape, seed=seed, whole_words=whole_words)  # type: ignore[arg-type]
+        if is_store:
+            settings = {
+                name: value for name, value in of_a_store.items() if value is not None and name != "whole-words"
+            }
+            train = Train(**settings, steps=step + 1, whole_words=whole_words)  # type: ignore[arg-type]
+            train = dataclasses.replace(train, predictions=math.ceil(train.masked_share * train.length))
             shown = shown_step(Config(data=Data(store=(str(path),), cache=plans), train=train), path, step)
         else:
             shown = shown_run(path, step, store)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bert_jax.console import log
+from bert_jax.console import log, only_warnings
 from bert_jax.errors import BertJaxError, UsageError
 
 
@@ -86,4 +86,6 @@ def start_processes(processes: Processes) -> None:
         raise BertJaxError(
             f"the processes did not find each other ({processes.coordinator or 'detected coordinator'}): {error}"
         ) from error
-    log(f"process {jax.process_index()} of {jax.process_count()}, {jax.local_device_count()} devices here")
+    if jax.process_index():
+        only_warnings()
+    log(f"{jax.process_count()} processes, {jax.device_count()} devices, {jax.local_device_count()} of them here")
