@@ -50,7 +50,7 @@ def vocab(
     from bert_jax.data.sources import open_sources
 
     return vocabulary_from_source(
-        open_sources(list(source)),
+        open_sources(_as_list(source)),
         out,
         size,
         kind,
@@ -58,7 +58,7 @@ def vocab(
         sample_bytes=parse_bytes(sample),
         min_count=min_count,
         workers=workers,
-        compare=compare,
+        compare=_as_list(compare),
     )
 
 
@@ -94,7 +94,7 @@ def prepare(
     from bert_jax.data.prepare import prepare as make_store
 
     return make_store(
-        list(source),
+        _as_list(source),
         tokenizer,
         out,
         eval_fraction=eval_fraction,
@@ -167,6 +167,7 @@ def pretrain(
     run: str,
     init: str | None = None,
     change: bool = False,
+    profile: str | None = None,
     overrides: Sequence[str] = (),
     on_metrics: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
@@ -179,11 +180,14 @@ def pretrain(
         run: Run directory, made or continued.
         init: MODEL to start a new run from.
         change: Allow a changed schedule in a run that has begun.
+        profile: Write a jax trace of steps A:B (counted from this start), as log.profile does.
         overrides: Arguments as on the command line, such as ["--train.steps", "100"].
         on_metrics: Called with every line of metrics.
     """
     from bert_jax.pretraining import pretrain as train_model
 
+    if profile is not None:
+        overrides = [*overrides, "--log.profile", profile]
     return train_model(config, Path(run), init=init, change=change, overrides=overrides, on_metrics=on_metrics)
 
 
@@ -268,15 +272,16 @@ def _to_file(lines: Iterator[str], out: str) -> Iterator[str]:
     return iter(())
 
 
-def info(what: str, /) -> dict[str, Any]:
+def info(what: str, /, *, verify: bool = False) -> dict[str, Any]:
     """Describe a model, a configuration or a token store.
 
     Args:
         what: MODEL, CONFIG or token store.
+        verify: Read every file of a token store and compare its checksum.
     """
     from bert_jax.scale.info import info as describe
 
-    return describe(what)
+    return describe(what, verify)
 
 
 def bench(
@@ -333,7 +338,7 @@ def bench(
         what,
         config,
         store=store,
-        source=source,
+        source=_as_list(source),
         tokenizer=tokenizer,
         length=length,
         batch=batch,
@@ -350,6 +355,11 @@ def bench(
         seed=seed,
         repeats=repeats,
     )
+
+
+def _as_list(given: str | Sequence[str]) -> list[str]:
+    """One text stands for a list of one: Python callers forget the brackets."""
+    return [given] if isinstance(given, str) else list(given)
 
 
 def parse_bytes(text: str) -> int:

@@ -7,6 +7,8 @@ field is of one of four kinds, which say what may differ when a run is started a
 * *numerics*: dtype, attention engine, dropout generator. A change passes with one warning and a history line.
 * *schedule*: steps, rates, phases still ahead. Needs `--change`; the history keeps step, old and new value.
 * *identity*: model, data, seed, objective, batch. Another value is another run (`--init OLD` starts from this one).
+
+A number's limits stand beside its default: `least` and `most` may be reached, `above` and `below` may not.
 """
 
 from __future__ import annotations
@@ -20,24 +22,24 @@ from bert_jax.errors import BertJaxError
 Kind = Literal["free", "numerics", "schedule", "identity"]
 
 
-def free(default: Any) -> Any:
+def free(default: Any, **limits: float) -> Any:
     """A field that may differ at any restart."""
-    return field(default=default, metadata={"kind": "free"})
+    return field(default=default, metadata={"kind": "free", **limits})
 
 
-def numerics(default: Any) -> Any:
+def numerics(default: Any, **limits: float) -> Any:
     """A field that changes rounding or random bits, not what is trained."""
-    return field(default=default, metadata={"kind": "numerics"})
+    return field(default=default, metadata={"kind": "numerics", **limits})
 
 
-def schedule(default: Any) -> Any:
+def schedule(default: Any, **limits: float) -> Any:
     """A field that may be changed during a run with `--change`."""
-    return field(default=default, metadata={"kind": "schedule"})
+    return field(default=default, metadata={"kind": "schedule", **limits})
 
 
-def identity(default: Any) -> Any:
+def identity(default: Any, **limits: float) -> Any:
     """A field that makes a run what it is."""
-    return field(default=default, metadata={"kind": "identity"})
+    return field(default=default, metadata={"kind": "identity", **limits})
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Data:
     """SOURCEs from which vocabulary and store are made before training (one process only)."""
     tokenizer: str | None = free(None)
     """Tokenizer directory for `sources` (or for `records`)."""
-    vocab_size: int | None = identity(None)
+    vocab_size: int | None = identity(None, least=1)
     """Size of the vocabulary made from `sources` when no tokenizer is named."""
     vocab_kind: Literal["wordpiece", "sentencepiece", "words"] = identity("wordpiece")
     """Kind of the vocabulary made from `sources`."""
@@ -60,19 +62,19 @@ class Data:
     """Keep case in the vocabulary made from `sources`."""
     segmenter: str | None = identity(None)
     """Word segmenter for Chinese whole words: jieba, rjieba, spaces or MODULE:FUNCTION."""
-    eval_fraction: float = identity(0.01)
+    eval_fraction: float = identity(0.01, least=0, below=1)
     """Share of the documents held out when a store is made from `sources`."""
-    min_document_sentences: int = identity(1)
+    min_document_sentences: int = identity(1, least=1)
     """Drop shorter documents when a store is made from `sources`."""
     drop_repeated_lines: bool = identity(False)
     """Drop lines seen before when a store is made from `sources`."""
     cache: str | None = free(None)
     """Where vocabulary and store made from `sources` are kept (default: RUN/data)."""
-    variants: int = identity(10)
+    variants: int = identity(10, least=1)
     """How many differently drawn sets of pairs a store gives before they repeat (published: dupe_factor 10)."""
     driver: Literal["auto", "tf", "thread"] = free("auto")
     """What runs the feed: tf.data, a plain prefetching thread, or tf.data where TensorFlow is installed."""
-    workers: int | None = free(None)
+    workers: int | None = free(None, least=1)
     """Processes that make vocabulary and store from `sources` (default: one per core)."""
 
 
@@ -80,17 +82,17 @@ class Data:
 class Phase:
     """One stretch of training with its own sequence length, batch and number of steps."""
 
-    length: int
+    length: int = field(metadata={"least": 5})
     """Sequence length in tokens."""
-    batch: int
+    batch: int = field(metadata={"least": 1})
     """Sequences per step, over all devices."""
-    steps: int
+    steps: int = field(metadata={"least": 1})
     """Number of steps in this phase."""
-    predictions: int = 20
+    predictions: int = field(default=20, metadata={"least": 1})
     """Most masked positions per sequence (published: 20 at 128, 77 at 512)."""
-    learning_rate: float | None = None
+    learning_rate: float | None = field(default=None, metadata={"least": 0})
     """Peak rate of this phase, when it restarts the schedule (default: optimizer.learning_rate)."""
-    warmup: float | None = None
+    warmup: float | None = field(default=None, metadata={"least": 0})
     """Warm-up of this phase, when it restarts the schedule (default: optimizer.warmup)."""
     restart: bool = False
     """Begin a schedule (and the optimizer's count) anew here; otherwise one schedule spans all phases."""
@@ -100,27 +102,27 @@ class Phase:
 class Train:
     """What is learned, for how long, and with which numerics."""
 
-    length: int = identity(128)
+    length: int = identity(128, least=5)
     """Sequence length in tokens of the first phase."""
-    batch: int = identity(256)
+    batch: int = identity(256, least=1)
     """Sequences per step of the first phase, over all devices."""
-    predictions: int = identity(20)
+    predictions: int = identity(20, least=1)
     """Most masked positions per sequence in the first phase."""
-    steps: int | None = schedule(None)
+    steps: int | None = schedule(None, least=1)
     """Steps of the first phase. Exactly one of steps and minutes is set."""
-    minutes: float | None = schedule(None)
+    minutes: float | None = schedule(None, above=0)
     """Choose the steps by a calibration so that training takes about this many minutes; written into the run."""
     later_phases: tuple[Phase, ...] = schedule(())
     """Further phases, such as length 512 after 128."""
     objective: Literal["mlm+nsp", "mlm", "mlm+sop"] = identity("mlm+nsp")
     """Masked words with next sentence prediction (published), masked words alone, or with sentence order."""
-    masked_share: float = identity(0.15)
+    masked_share: float = identity(0.15, above=0, most=1)
     """Share of the tokens to predict."""
     whole_words: bool = identity(False)
     """Mask whole words rather than single pieces."""
-    short_share: float = identity(0.1)
+    short_share: float = identity(0.1, least=0, most=1)
     """Share of the documents cut to a random shorter target length."""
-    seed: int = identity(0)
+    seed: int = identity(0, least=0)
     """Seeds parameters, pairs, order, masks and dropout."""
     dtype: Literal["auto", "float32", "bfloat16"] = numerics("auto")
     """Compute dtype; auto: bfloat16 on TPU and GPUs of capability 8.0 and more, float32 elsewhere."""
@@ -132,9 +134,9 @@ class Train:
     """Compile one layer and scan over it; default: on accelerators, not on CPU (measured faster unrolled)."""
     remat: Literal["none", "dots", "full"] = numerics("none")
     """What the backward pass recomputes to save memory."""
-    accumulation: int = numerics(1)
+    accumulation: int = numerics(1, least=1)
     """Microbatches per step, their gradients summed: the same step with less memory."""
-    nonfinite_limit: int = free(10)
+    nonfinite_limit: int = free(10, least=1)
     """Stop after this many non-finite updates in a row (each is skipped and counted)."""
 
 
@@ -144,29 +146,29 @@ class Optimizer:
 
     name: Literal["bert_adam", "adamw", "lamb"] = identity("bert_adam")
     """bert_adam: Adam without bias correction, as published; adamw; lamb for very large batches."""
-    learning_rate: float = schedule(1e-4)
+    learning_rate: float = schedule(1e-4, least=0)
     """Peak rate."""
-    warmup: float = schedule(0.01)
+    warmup: float = schedule(0.01, least=0)
     """Linear warm-up: a share of the steps below 1, a number of steps from 1."""
     decay: Literal["linear", "polynomial", "cosine", "constant", "wsd"] = schedule("linear")
     """Shape after warm-up; wsd: warm-up, stable, then linear decay."""
-    decay_power: float = schedule(1.0)
+    decay_power: float = schedule(1.0, above=0)
     """Power of the polynomial decay."""
     decay_from: Literal["start", "warmup"] = schedule("start")
     """Where decay is counted from: step 0 beneath the warm-up (published), or the warm-up's end."""
-    decay_share: float = schedule(0.2)
+    decay_share: float = schedule(0.2, above=0, most=1)
     """Share of the steps that decay in wsd."""
-    end_learning_rate: float = schedule(0.0)
+    end_learning_rate: float = schedule(0.0, least=0)
     """Rate at the last step."""
-    b1: float = schedule(0.9)
+    b1: float = schedule(0.9, least=0, below=1)
     """Decay of the first moment."""
-    b2: float = schedule(0.999)
+    b2: float = schedule(0.999, least=0, below=1)
     """Decay of the second moment."""
-    eps: float = schedule(1e-6)
+    eps: float = schedule(1e-6, above=0)
     """Added to the root of the second moment."""
-    weight_decay: float = schedule(0.01)
+    weight_decay: float = schedule(0.01, least=0)
     """Decoupled weight decay, off LayerNorm and biases."""
-    clip_norm: float | None = schedule(1.0)
+    clip_norm: float | None = schedule(1.0, above=0)
     """Clip the global gradient norm to this."""
 
 
@@ -186,11 +188,11 @@ class Mesh:
 class Evaluate:
     """Evaluation on held-out documents while training."""
 
-    every: int | None = free(None)
+    every: int | None = free(None, least=1)
     """Steps between evaluations (default: a tenth of the run); one always follows the last step."""
-    sequences: int = free(2048)
+    sequences: int = free(2048, least=1)
     """Most sequences per evaluation."""
-    batch: int | None = free(None)
+    batch: int | None = free(None, least=1)
     """Sequences per evaluation batch (default: the phase's)."""
     stores: tuple[str, ...] = free(())
     """Further stores to evaluate, each NAME=PATH; their metrics carry the name."""
@@ -200,11 +202,11 @@ class Evaluate:
 class Checkpoint:
     """When the run is saved."""
 
-    every: int = free(1000)
+    every: int = free(1000, least=1)
     """Steps between checkpoints; one always follows the last step."""
-    keep: int = free(3)
+    keep: int = free(3, least=1)
     """Newest checkpoints kept."""
-    keep_every: int | None = free(None)
+    keep_every: int | None = free(None, least=1)
     """Also keep every checkpoint whose step is a multiple of this."""
 
 
@@ -212,7 +214,7 @@ class Checkpoint:
 class Log:
     """What is written while training."""
 
-    every: int = free(50)
+    every: int = free(50, least=1)
     """Steps between lines in metrics.jsonl."""
     tensorboard: bool = free(True)
     """Also write TensorBoard event files."""

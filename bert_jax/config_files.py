@@ -6,11 +6,12 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import operator
 import os
 import runpy
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -63,7 +64,7 @@ def load_config(name_or_path: str | os.PathLike[str] | Config) -> Config:
     Errors: `BertJaxError` naming the file and what is wrong in it.
     """
     if isinstance(name_or_path, Config):
-        check_types(name_or_path)
+        check_values(name_or_path)
         return name_or_path
     path = find_config(name_or_path)
     try:
@@ -75,7 +76,7 @@ def load_config(name_or_path: str | os.PathLike[str] | Config) -> Config:
     if not isinstance(config, Config):
         found = "nothing" if config is None else type(config).__name__
         raise BertJaxError(f"{path} binds {found} to the name 'config': expected bert_jax.Config(...)")
-    check_types(config, where=f"{path}: ")
+    check_values(config, where=f"{path}: ")
     return config
 
 
@@ -114,7 +115,7 @@ def from_dict(values: Mapping[str, Any], cls: type[_Dataclass] = Config, where: 
             hint = f"; did you mean {where}{close[0]}?" if close else f"; known: {', '.join(sorted(known))}"
             raise BertJaxError(f"unknown config field {where}{name}{hint}")
     built = cls(**{name: _typed(value, hints[name], f"{where}{name}") for name, value in values.items()})
-    check_types(built, where)
+    check_values(built, where)
     return built
 
 
@@ -128,20 +129,31 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
-def check_types(config: Any, where: str = "") -> None:
-    """Check every field of a configuration against its declared type.
+_LIMITS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
+    "least": (operator.ge, "at least"),
+    "most": (operator.le, "at most"),
+    "above": (operator.gt, "more than"),
+    "below": (operator.lt, "less than"),
+}
 
-    Errors: `BertJaxError` naming the field, the value and the type expected.
+
+def check_values(config: Any, where: str = "") -> None:
+    """Check every field of a configuration against its declared type and limits.
+
+    Errors: `BertJaxError` naming the field, the value and what was expected.
     """
     hints = typing.get_type_hints(type(config))
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if not _matches(value, hints[item.name]):
             raise BertJaxError(f"{where}{item.name} is {value!r}: expected {_name(hints[item.name])}")
+        for limit, (keeps, words) in _LIMITS.items():
+            if value is not None and limit in item.metadata and not keeps(value, item.metadata[limit]):
+                raise BertJaxError(f"{where}{item.name} is {value!r}: expected {words} {item.metadata[limit]}")
         for index, part in enumerate(value if isinstance(value, tuple) else (value,)):
             if dataclasses.is_dataclass(part):
                 place = f"{item.name}.{index}" if isinstance(value, tuple) else item.name
-                check_types(part, f"{where}{place}.")
+                check_values(part, f"{where}{place}.")
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -201,5 +213,5 @@ def override(config: Config, arguments: list[str], program: str = "bert-jax pret
     except SystemExit as error:  # tyro draws a box and exits; a Python caller must get an error instead
         words = said.getvalue().translate(dict.fromkeys(map(ord, "│─╭╮╰╯"), " ")).split("For full helptext")[0]
         raise UsageError(" ".join(words.split())) from error
-    check_types(changed)
+    check_values(changed)
     return changed

@@ -8,13 +8,13 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from bert_jax.config import Config, Train
 from bert_jax.config import Mesh as MeshConfig
-from bert_jax.config_files import load_config, override
+from bert_jax.config_files import check_values, load_config, override
 from bert_jax.console import log
 from bert_jax.data.drivers import batches
 from bert_jax.data.pretraining import PretrainingData, chance_of, held_out_feed, open_pretraining_data
@@ -22,16 +22,17 @@ from bert_jax.data.store import Store, load_store
 from bert_jax.errors import BertJaxError
 from bert_jax.files import require_absent
 from bert_jax.formats.model import LoadedModel, load_model
+from bert_jax.model.bert import abstract_parameters
 from bert_jax.model.flops import peak_flops, training_flops
 from bert_jax.scale.show import vocabulary_of
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.train.calibration import calibrate, provisional
 from bert_jax.train.evaluation import Evaluation, make_evaluation
 from bert_jax.train.loop import Feed, phase_spans, train
-from bert_jax.train.program import Program, make_program
-from bert_jax.train.reconcile import reconcile
-from bert_jax.train.run import Run, create_run, is_run, on_first_process, open_run
-from bert_jax.train.sharding import make_mesh
+from bert_jax.train.program import Program, check_parameters, make_program
+from bert_jax.train.reconcile import as_calibrated, reconcile
+from bert_jax.train.run import Run, create_run, is_run, on_first_process, open_run, with_steps
+from bert_jax.train.sharding import make_mesh, rows_per_split
 from bert_jax.train.state import resolve
 
 OnMetrics = Callable[[dict[str, Any]], None]
@@ -52,26 +53,34 @@ def pretrain(
         config = override(config, list(overrides))
     if (config.train.steps is None) == (config.train.minutes is None):
         raise BertJaxError("give exactly one of train.steps and train.minutes: how long to train")
-    data = open_pretraining_data(config, path, local=jax.process_count() == 1)
+    existing = open_run(path) if is_run(path) else None
+    init = _initial_model(existing, init)
+    if existing is not None:
+        config = as_calibrated(existing, config)
+    known = None if existing is None else existing.fingerprints.get("store")
+    data = open_pretraining_data(config, path, local=jax.process_count() == 1, known_store=known)
     config = dataclasses.replace(config, model=config.model.with_vocab_size(data.tokenizer.vocab_size))
     mesh = make_mesh(config.mesh)
     start = load_model(init) if init is not None else None
     _check_start(start, config, data.tokenizer)
 
-    run = _open(path, config, data, mesh, init, change)
-    if run.config.train.steps is None:
-        trial = provisional(run.config)
-        run.fix_steps(calibrate(run.config, *_materials(trial, data, mesh)))
-    config = run.config
-    programs, feed, evaluations = _materials(config, data, mesh)
-    for name, choice in programs(0).choices.items():
+    # Whatever is wrong with the settings is said before a run directory is made.
+    minutes = config.train.minutes
+    if minutes is not None:
+        trial = _materials(provisional(config), data, mesh)
+        trial.check(start)
+        config = with_steps(config, calibrate(config, trial.programs, trial.feed, trial.evaluations))
+    materials = _materials(config, data, mesh)
+    materials.check(start)
+    run = _open(path, config, data, mesh, init, change, minutes)
+    for name, choice in materials.programs(0).choices.items():
         log(f"{name}: {choice.value} ({choice.reason})")
     return train(
         config,
         run,
-        programs,
-        feed,
-        evaluations,
+        materials.programs,
+        materials.feed,
+        materials.evaluations,
         on_metrics=on_metrics,
         init_params=start.params if start else None,
         chance=dataclasses.replace(data, config=config).chance(),
@@ -80,7 +89,25 @@ def pretrain(
     )
 
 
-def _open(path: Path, config: Config, data: PretrainingData, mesh: Any, init: str | None, change: bool) -> Run:
+def _initial_model(existing: Run | None, init: str | None) -> str | None:
+    """The MODEL to start from: of a run that began with one and saved no step yet, that one again.
+
+    Errors: `BertJaxError` for another one than the run's.
+    """
+    if existing is None:
+        return init
+    began = existing.initialized_from
+    if init is not None and init != began:
+        raise BertJaxError(
+            f"{existing.path} was begun from {began or 'fresh parameters'}, not from --init {init}: "
+            "leave --init out to continue it, or give another --run"
+        )
+    return None if existing.newest_step else began
+
+
+def _open(
+    path: Path, config: Config, data: PretrainingData, mesh: Any, init: str | None, change: bool, minutes: float | None
+) -> Run:
     """The run at `path`, continued where the configuration allows it, else made."""
     numerics = {name: str(choice.value) for name, choice in resolve(config.train, mesh).items()}
 
@@ -91,21 +118,46 @@ def _open(path: Path, config: Config, data: PretrainingData, mesh: Any, init: st
                 return reconcile(run, config, data.fingerprints, numerics, allow_change=change)
         # Hidden names are what a start that was killed left behind: the lock, a partial tokenizer.
         there = {item.name for item in path.iterdir() if not item.name.startswith(".")} if path.is_dir() else set()
-        if init is None and there - {"data", "tokenizer"}:
+        if there - {"data", "tokenizer"}:
             require_absent(path)
-        return create_run(path, config, data.tokenizer, data.fingerprints, numerics, initialized_from=init)
+        return create_run(
+            path,
+            config,
+            data.tokenizer,
+            data.fingerprints,
+            numerics,
+            initialized_from=init,
+            calibrated_minutes=minutes,
+        )
 
     return on_first_process(path, make)
 
 
-def _materials(
-    config: Config, data: PretrainingData, mesh: Any
-) -> tuple[Callable[[int], Program], Feed, dict[str, Evaluation]]:
+class _Materials(NamedTuple):
     """What the loop is handed: the program of a phase, the feed from a step on, the evaluations by name."""
+
+    config: Config
+    programs: Callable[[int], Program]
+    feed: Feed
+    evaluations: dict[str, Evaluation]
+
+    def check(self, start: LoadedModel | None) -> None:
+        """Make every phase's program, which compiles nothing. Errors: `BertJaxError` for settings that cannot be."""
+        for index in range(len(self.config.phases)):
+            program = self.programs(index)
+        if start is not None:
+            check_parameters(start.params, abstract_parameters(program.model))
+        batch, split = self.config.evaluate.batch, rows_per_split(program.mesh)
+        if batch is not None and batch % split:
+            raise BertJaxError(f"evaluate.batch is {batch}: expected a multiple of {split} (mesh data × fsdp)")
+
+
+def _materials(config: Config, data: PretrainingData, mesh: Any) -> _Materials:
     data = dataclasses.replace(data, config=config)
+    data.check_feeds()
     programs = functools.cache(lambda phase: make_program(config, phase, mesh, vocabulary_of(data.tokenizer)))
     evaluations = {name: _evaluation(config, data, name) for name in data.evaluation_stores}
-    return programs, lambda step: _feed(config, data, step), evaluations
+    return _Materials(config, programs, lambda step: _feed(config, data, step), evaluations)
 
 
 def _check_start(start: LoadedModel | None, config: Config, tokenizer: Tokenizer) -> None:
@@ -165,23 +217,34 @@ def evaluate(
         )
     longest = loaded.config.max_position_embeddings
     length = length if length is not None else min(128, longest)
-    objective = "mlm+nsp" if "next_sentence" in loaded.heads else "mlm"
+    # As the run itself evaluates, where there is one: its objective, its masks.
+    train = Train(objective="mlm+nsp" if "next_sentence" in loaded.heads else "mlm")
     if loaded.kind == "run":
-        objective = open_run(loaded.path).config.train.objective
-    settings = Config(
-        model=loaded.config,
-        train=Train(length=length, batch=batch, predictions=math.ceil(0.15 * length), steps=1, objective=objective),  # type: ignore[arg-type]
-        mesh=MeshConfig(),
+        train = open_run(loaded.path).config.train
+    predictions = math.ceil(train.masked_share * length)
+    train = dataclasses.replace(
+        train,
+        length=length,
+        batch=batch,
+        predictions=predictions,
+        steps=1,
+        minutes=None,
+        later_phases=(),
+        accumulation=1,
     )
+    settings = Config(model=loaded.config, train=train, mesh=MeshConfig())
+    check_values(settings)
+    if train.whole_words and not opened.has_word_starts:
+        raise BertJaxError(
+            f"{loaded.path} masks whole words and store {opened.path} does not know where words begin: "
+            "prepare it with --segmenter"
+        )
     program = make_program(settings, 0, make_mesh(settings.mesh), vocabulary_of(loaded.tokenizer))
     with tempfile.TemporaryDirectory(prefix="bert_jax_") as plans:
-        feed = held_out_feed(opened, split, length, objective, Path(plans))
-        scores = _pass_over(feed, sequences, batch, chance_of(opened, feed))(program, _placed(program, loaded.params))
+        feed = held_out_feed(opened, split, length, train.objective, Path(plans))
+        params = program.place_params(loaded.params)
+        scores = _pass_over(feed, sequences, batch, chance_of(opened, feed))(program, params)
     return {**scores, "step": loaded.step, "model": str(loaded.path), "store": str(opened.path), "length": length}
-
-
-def _placed(program: Program, params: Any) -> Any:
-    return jax.device_put(params, program.state_shardings.params)
 
 
 def _own_store(loaded: LoadedModel) -> Store:
@@ -190,6 +253,8 @@ def _own_store(loaded: LoadedModel) -> Store:
         raise BertJaxError(f"{loaded.path} names no store: give one with --store")
     run = open_run(loaded.path)
     wanted = run.fingerprints.get("store")
+    if wanted is None:
+        raise BertJaxError(f"{run.path} was not trained on one token store: name the one to evaluate with --store")
     data = run.config.data
     cache = Path(data.cache) if data.cache else run.path / "data"
     places = [*(Path(spec.rpartition("=")[0] or spec) for spec in data.store), *sorted(cache.glob("store-*"))]

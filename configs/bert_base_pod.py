@@ -1,4 +1,6 @@
-"""BERT-base with large batches for a TPU slice: AdamW, no attention dropout (so that fused attention may be used).
+"""BERT-base with large batches for a TPU slice: AdamW, no attention dropout.
+
+Without that every attention engine can be asked for (--train.attention cudnn on GPUs, xla anywhere).
 
     bert-jax pretrain bert_base_pod --run runs/base --data.store store
 

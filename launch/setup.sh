@@ -37,6 +37,10 @@ find_accelerator() {
 make_venv() {
   local python=$1 folder=$2 version
   if [ -x "$folder/bin/python" ] && "$folder/bin/python" -m pip --version >/dev/null 2>&1; then return; fi
+  # Only what was a virtual environment, or nothing at all, is made anew.
+  if [ -n "$(ls -A "$folder" 2>/dev/null)" ] && [ ! -e "$folder/pyvenv.cfg" ]; then
+    die "$folder is no virtual environment and not empty: name another place with BERT_JAX_VENV"
+  fi
   rm -rf "$folder"
   if "$python" -c 'import ensurepip, venv' 2>/dev/null && "$python" -m venv "$folder"; then return; fi
   rm -rf "$folder"

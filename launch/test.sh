@@ -5,7 +5,7 @@
 #
 #   (nothing)  the default tests, a few minutes
 #   --ci       with the slower ones that every change must pass
-#   --full     everything
+#   --full     everything, also beside other people's implementations (installs torch, transformers, keras-hub)
 #
 # Tests on real corpora look for them in BERT_JAX_TEST_DATA (default: ../shared/data) and say so when they skip.
 set -euo pipefail
@@ -13,16 +13,17 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/setup.sh
 source "$root/launch/setup.sh"
 
-tier=()
+tier=() extras=tf,zh,formats,dev
 case ${1:-} in
   --ci) tier=(-m 'not full'); shift ;;
-  --full) tier=(-m ''); shift ;;
+  --full) tier=(-m '') extras=$extras,compare; shift ;;
   -h | --help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
 esac
 
 venv=${BERT_JAX_VENV:-$root/.venv}
-make_venv "$(find_python)" "$venv"
-install_package "$venv/bin/python" "$root" tf,zh,formats,dev
+python=$(find_python)
+make_venv "$python" "$venv"
+install_package "$venv/bin/python" "$root" "$extras"
 
 cd "$root"
 export JAX_PLATFORMS=cpu

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bert_jax.data import synthetic
-from bert_jax.data.synthetic import make_synthetic_store
+from bert_jax.data.sources import open_source
+from bert_jax.data.synthetic import make_synthetic_store, write_synthetic_text
 from bert_jax.errors import BertJaxError
 from bert_jax.text.tokenizer import load_tokenizer
 
@@ -66,3 +68,17 @@ def test_refuses_a_tiny_vocabulary_and_a_taken_place(tmp_path: Path) -> None:
     (tmp_path / "taken" / "file").write_text("x")
     with pytest.raises(BertJaxError, match="exists"):
         make_synthetic_store(tmp_path / "taken", tokens=10)
+
+
+def test_the_text_is_pinned_and_reads_as_documents(tmp_path: Path) -> None:
+    write_synthetic_text(tmp_path / "text.txt", seed=3, megabytes=0.05)
+    text = (tmp_path / "text.txt").read_text()
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == TEXT
+    documents = list(open_source(tmp_path / "text.txt"))
+    assert 50_000 <= sum(len(line) for document in documents for line in document) + 1_000 < 70_000
+    lines = [line for document in documents for line in document]
+    assert 12 < sum(len(line.split()) for line in lines) / len(lines) < 40
+    assert all(line[0].isupper() and line.endswith(".") for line in lines)
+
+
+TEXT = "a10392604a962afd"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 import bert_jax
-from bert_jax import BertJaxError, Config, Data, cli
+from bert_jax import BertJaxError, Config, Data, Phase, cli
 from bert_jax.config_files import to_dict
 from bert_jax.files import read_json
 
@@ -119,6 +123,13 @@ def test_the_command_line_says_the_same(run: Path, capsys: pytest.CaptureFixture
         (["--train.batch", "12"], "12"),
         (["--mesh.data", "3"], "mesh.data 3.* does not fit 8 devices"),
         (["--data.store", "nowhere"], "data.store and data.sources"),
+        (["--optimizer.warmup", "6"], "warmup 6 is 6 of 6 steps"),
+        (["--log.every", "0"], "log.every is 0: expected at least 1"),
+        (["--checkpoint.every", "0"], "checkpoint.every is 0: expected at least 1"),
+        (["--evaluate.sequences", "0"], "evaluate.sequences is 0: expected at least 1"),
+        (["--evaluate.every", "0"], "evaluate.every is 0: expected at least 1"),
+        (["--evaluate.batch", "12"], "evaluate.batch is 12: expected a multiple of 8"),
+        (["--train.steps", "None", "--train.minutes", "0.001"], "train.minutes 0.001 is too short"),
     ],
 )
 def test_bad_settings_are_one_clear_line(
@@ -127,7 +138,75 @@ def test_bad_settings_are_one_clear_line(
     where = ["--data.cache", str(run / "data")]  # the vocabulary and store are there already
     with pytest.raises(BertJaxError, match=message):
         bert_jax.pretrain(config, run=str(tmp_path / "run"), overrides=[*TINY, *where, *overrides])
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_phase_that_cannot_be_is_refused_before_the_first_begins(config: Config, run: Path, tmp_path: Path) -> None:
+    later = (Phase(length=64, batch=8, steps=2, predictions=3),)
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, later_phases=later))
+    where = ["--data.cache", str(run / "data")]
+    with pytest.raises(BertJaxError, match="phase 1 has sequences of 64 tokens: the model has 32 positions"):
+        bert_jax.pretrain(longer, run=str(tmp_path / "run"), overrides=[*TINY, *where])
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_altered_store_is_not_trained_on(run: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(next((run / "data").glob("store-*")), store)
+    config = Config(data=Data(store=(str(store),)))
+    file = next(store.rglob("train.tokens.npy"))
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(BertJaxError, match=r"train.tokens.npy was altered: its checksum"):
+        bert_jax.pretrain(config, run=str(tmp_path / "run"), overrides=TINY)
+    assert not (tmp_path / "run" / "run.json").exists()
+    with pytest.raises(BertJaxError, match="was altered"):
+        bert_jax.info(str(store), verify=True)
+    assert bert_jax.info(str(next((run / "data").glob("store-*"))), verify=True)["kind"] == "store"
+
+
+def test_a_run_goes_on_with_its_own_store_by_any_name(run: Path, config: Config, text: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    store = str(next((moved / "data").glob("store-*")))
+    own = Config(data=Data(store=(store,)))
+    assert bert_jax.pretrain(own, run=str(moved), overrides=TINY)["step"] == 6
+    elsewhere = dataclasses.replace(config, data=dataclasses.replace(config.data, sources=("no/longer/there.txt",)))
+    assert bert_jax.pretrain(elsewhere, run=str(moved), overrides=TINY)["step"] == 6
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_in_one_process_interrupted_resumed_and_asked(config: Config, run: Path, tmp_path: Path) -> None:
+    """Devices in use before, a signal in the middle, the same call again: as in a notebook."""
+    assert len(jax.devices()) == 8
+    where = [*TINY, "--data.cache", str(run / "data")]
+
+    def interrupt(line: dict[str, Any]) -> None:
+        if line["step"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = bert_jax.pretrain(config, run=str(tmp_path / "run"), overrides=where, on_metrics=interrupt)
+    assert stopped["stopped"]
+    assert 2 <= stopped["step"] < 6
+    assert bert_jax.pretrain(config, run=str(tmp_path / "run"), overrides=where)["step"] == 6
+    assert losses(tmp_path / "run") == losses(run)
+    assert bert_jax.load(tmp_path / "run").fill_mask("The [MASK].")["masks"]
+
+
+def test_another_init_than_the_runs_is_refused(run: Path, tmp_path: Path) -> None:
+    config = Config(data=Data(store=(str(next((run / "data").glob("store-*"))),)))
+    begun = tmp_path / "begun"
+    bert_jax.pretrain(config, run=str(begun), init=str(run), overrides=TINY)
+    assert bert_jax.pretrain(config, run=str(begun), init=str(run), overrides=TINY)["step"] == 6
+    with pytest.raises(BertJaxError, match=r"was begun from .*, not from --init elsewhere"):
+        bert_jax.pretrain(config, run=str(begun), init="elsewhere", overrides=TINY)
+    with pytest.raises(BertJaxError, match=r"was begun from fresh parameters, not from --init"):
+        bert_jax.pretrain(config, run=str(run), init=str(begun), overrides=TINY)
 
 
 def test_google_records_train_as_they_are(data_dir: Path, tmp_path: Path) -> None:

@@ -40,8 +40,19 @@ def test_later_phases_take_their_part_of_the_time() -> None:
 
 
 def test_too_few_minutes_are_refused() -> None:
-    with pytest.raises(BertJaxError, match=r"train.minutes 1 is too short: .* one step take 1:52"):
-        steps_within(_minutes(tiny_config(), 1.0), Costs(100.0, (2.0,), 0.0, 0.0), 50.0, evaluates=False)
+    config = _minutes(tiny_config(), 1.0)
+    assert steps_within(config, Costs(100.0, (2.0,), 0.0, 0.0), 50.0, evaluates=False) == 0
+    feed = TinyFeed(provisional(config))
+    with pytest.raises(BertJaxError, match=r"train.minutes 1e-06 is too short: .* one step take \d+:\d+; give more"):
+        calibrate(_minutes(config, 1e-6), TinyProgram, feed)
+
+
+def test_a_phase_of_fewer_steps_and_a_long_warm_up_are_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_TIMED_SECONDS", 0.2)
+    config = _minutes(two_phases(2), 10.0)
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, warmup=5000))
+    assert provisional(config).train.steps == 10_000
+    assert calibrate(config, TinyProgram, TinyFeed(provisional(config))) > 10
 
 
 def test_calibration_measures_and_trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

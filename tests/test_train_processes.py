@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bert_jax.errors import UsageError
+from bert_jax.train import processes
 from bert_jax.train.processes import Processes, find_processes, split_flags
 
 
@@ -43,6 +46,16 @@ def test_environments(environment: dict[str, str], expected: Processes | None) -
 def test_what_does_not_fit_is_named(arguments: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         find_processes(*split_flags(arguments)[0], environment={})
+
+
+def test_on_a_tpu_machine_jax_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "TPU_DEVICES", (str(tmp_path / "accel*"),))
+    assert find_processes(None, None, None, {}) is None
+    (tmp_path / "accel0").touch()
+    assert find_processes(None, None, None, {}) == Processes(None, None, None)
+    for elsewhere in ({"TPU_WORKER_HOSTNAMES": "localhost"}, {"JAX_PLATFORMS": "cpu"}, {"COLAB_RELEASE_TAG": "1"}):
+        assert find_processes(None, None, None, elsewhere) is None
+    assert find_processes(None, 1, None, {}) is None
 
 
 def test_one_process_needs_no_coordinator() -> None:

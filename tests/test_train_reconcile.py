@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_training import FINGERPRINTS, open_or_create, tiny_config, two_phases
+from tiny_training import FINGERPRINTS, TinyTokenizer, open_or_create, tiny_config, two_phases
 
 from bert_jax.config import Config
 from bert_jax.errors import BertJaxError
 from bert_jax.train.reconcile import reconcile
-from bert_jax.train.run import Run, open_run
+from bert_jax.train.run import Run, create_run, open_run
 
 NUMERICS = {"dtype": "float32"}
 
@@ -128,10 +128,19 @@ def test_phases_ahead_are_schedule_phases_begun_are_identity(tmp_path: Path) -> 
 def test_minutes_given_again_mean_the_calibrated_steps(tmp_path: Path) -> None:
     config = tiny_config()
     timed = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=None, minutes=5.0))
-    run = open_or_create(tmp_path, timed)
-    reconcile(run, timed, FINGERPRINTS, NUMERICS)  # killed before the calibration
-    run.fix_steps(321)
+    fixed = _with(config, "train.steps", 321)
+    create_run(tmp_path, fixed, TinyTokenizer(), FINGERPRINTS, NUMERICS, calibrated_minutes=5.0)
     assert reconcile(open_run(tmp_path), timed, FINGERPRINTS, NUMERICS).config.train.steps == 321
-    assert _history(tmp_path)[-1]["event"] == "calibrated"
     with pytest.raises(BertJaxError, match=r"train.minutes is 9.0, .* has 321 steps already"):
         reconcile(open_run(tmp_path), _with(timed, "train.minutes", 9.0), FINGERPRINTS, NUMERICS)
+
+
+def test_the_same_store_in_other_words_is_the_same_run(tmp_path: Path) -> None:
+    made = _with(_with(tiny_config(), "data.sources", ("text",)), "data.vocab_size", 100)
+    run = open_or_create(tmp_path, made)
+    reconcile(run, _with(made, "data.sources", ("/else/where/text",)), FINGERPRINTS, NUMERICS)
+    with pytest.raises(BertJaxError, match="data.vocab_size is 100 there and 200 here"):
+        reconcile(run, _with(made, "data.vocab_size", 200), FINGERPRINTS, NUMERICS)
+    with pytest.raises(BertJaxError, match=r"data.sources is .* there and .* here.*fingerprint of store"):
+        reconcile(run, _with(made, "data.sources", ("other",)), {**FINGERPRINTS, "store": "other"}, NUMERICS)
+    reconcile(run, _with(tiny_config(), "data.store", ("data/store-1",)), FINGERPRINTS, NUMERICS)

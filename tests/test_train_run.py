@@ -107,11 +107,9 @@ def test_a_dead_writer_holds_no_lock(tmp_path: Path) -> None:
         pass
 
 
-def test_calibrated_steps_become_an_ordinary_field(tmp_path: Path) -> None:
-    config = tiny_config()
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=None, minutes=5.0))
-    run = open_or_create(tmp_path, config)
-    run.fix_steps(321)
+def test_calibrated_minutes_are_remembered(tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny_config(), train=dataclasses.replace(tiny_config().train, steps=321))
+    create_run(tmp_path, config, TinyTokenizer(), {"tokenizer": "t"}, {}, calibrated_minutes=5.0)
     again = open_run(tmp_path)
     assert (again.config.train.steps, again.config.train.minutes, again.calibrated_minutes) == (321, None, 5.0)
     assert json.loads((tmp_path / "history.jsonl").read_text().splitlines()[-1])["steps"] == 321

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import Config
+from bert_jax.config import Config, Train
 from bert_jax.data.drivers import batches
 from bert_jax.data.feed import AnyFeed, make_feed
 from bert_jax.data.from_sources import store_from_sources
 from bert_jax.data.records import RecordsFeed, make_records_feed
-from bert_jax.data.store import Store, load_store
+from bert_jax.data.store import Store, load_store, verify_once
 from bert_jax.errors import BertJaxError
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -53,6 +53,13 @@ class PretrainingData:
 
     def _records_feed(self, seed: int) -> RecordsFeed:
         return make_records_feed(self.records, seed=seed, index_dir=self.plans)
+
+    def check_feeds(self) -> None:
+        """Open what the first phase reads, and records for every phase. Errors: `BertJaxError` for what cannot be."""
+        for index in range(len(self.config.phases) if self.records else 1):
+            self.train_feed(index)
+        for name in self.evaluation_stores:
+            self.evaluation_feed(name, self.config.phases[0].length)
 
     def train_feed(self, phase_index: int) -> AnyFeed:
         """The examples of one phase, by position."""
@@ -99,12 +106,27 @@ class PretrainingData:
         """What a model that has learned nothing would score: see `chance_of`."""
         if self.records:
             return {}
-        return chance_of(self.stores[0], self.train_feed(0))
+        feed = self.train_feed(0)
+        each = [chance_of(store, feed) for store in self.stores]
+        if len(each) == 1:
+            return each[0]
+        # Of a mixture the stores' own, by their shares: guessing is never easier than knowing which store it is.
+        total = sum(self.weights)
+        return {
+            name: None
+            if any(one[name] is None for one in each)
+            else sum(weight / total * (one[name] or 0.0) for weight, one in zip(self.weights, each, strict=True))
+            for name in each[0]
+        }
 
 
-def open_pretraining_data(config: Config, run: Path, local: bool) -> PretrainingData:
+def open_pretraining_data(
+    config: Config, run: Path, local: bool, known_store: str | None = None, verify: bool = True
+) -> PretrainingData:
     """Open (and, from `data.sources`, first make) what `config` reads; `local`: one process and a local run.
 
+    `known_store`: the fingerprint of the store that a run began with; one made from sources is not made again.
+    `verify`: read every file of a store once and compare its checksum, before anything is trained on it.
     Errors: `BertJaxError` when nothing or too much is named, stores do not fit each other, or a mask needs word starts
     that a store does not have.
     """
@@ -124,16 +146,42 @@ def open_pretraining_data(config: Config, run: Path, local: bool) -> Pretraining
                 "data.sources makes a store on one machine only: with several processes run bert-jax prepare first and "
                 "name its store with --data.store"
             )
-        specs = (str(store_from_sources(data, cache)),)
+        specs = (str(_made_before(cache, known_store) or store_from_sources(data, cache)),)
     stores, weights = zip(*(_open(spec) for spec in specs), strict=True) if specs else ((), ())
     if data.records and data.tokenizer is None:
         raise BertJaxError("data.records needs --data.tokenizer: the vocabulary its ids were made with")
     tokenizer = load_tokenizer(data.tokenizer if data.records else stores[0].tokenizer_path)  # type: ignore[arg-type]
     _check_stores(config, stores, tokenizer)
+    if verify:
+        for store in stores:
+            verify_once(store, cache / "plans")
+    if data.records:
+        _check_records(config)
     records = tuple(path for pattern in data.records for path in sorted(glob.glob(pattern)) or [pattern])
     return PretrainingData(
         config, tokenizer, stores, weights, records, _evaluation_stores(config, stores, tokenizer), cache / "plans"
     )
+
+
+def _made_before(cache: Path, fingerprint: str | None) -> Path | None:
+    """The store of a fingerprint among those that were made from sources, if it is there."""
+    for place in sorted(cache.glob("store-*")) if fingerprint else ():
+        if (place / "manifest.json").is_file() and load_store(place).fingerprint == fingerprint:
+            return place
+    return None
+
+
+def _check_records(config: Config) -> None:
+    """Refuse what masks and pairs that are drawn already cannot follow."""
+    train, usual = config.train, Train()
+    if train.objective == "mlm+sop":
+        raise BertJaxError("train.objective mlm+sop: data.records hold next-sentence pairs; prepare a token store")
+    for name in ("whole_words", "masked_share", "short_share"):
+        if getattr(train, name) != getattr(usual, name):
+            raise BertJaxError(
+                f"train.{name} cannot be set for data.records: their masks and pairs were drawn when they were "
+                "written; leave it out, or prepare a token store from the text"
+            )
 
 
 def _open(spec: str) -> tuple[Store, float]:
@@ -164,8 +212,6 @@ def _check_stores(config: Config, stores: tuple[Store, ...], tokenizer: Tokenize
                 f"train.whole_words: store {store.path} does not know where words begin "
                 f"({store.manifest.get('word_starts')}): prepare it with --segmenter jieba (or another)"
             )
-    if config.train.whole_words and config.data.records:
-        raise BertJaxError("train.whole_words: data.records are masked already; the option needs a token store")
 
 
 def _evaluation_stores(config: Config, stores: tuple[Store, ...], tokenizer: Tokenizer) -> dict[str, Store]:
@@ -174,8 +220,8 @@ def _evaluation_stores(config: Config, stores: tuple[Store, ...], tokenizer: Tok
         found[""] = stores[0]
     for spec in config.evaluate.stores:
         name, separator, path = spec.partition("=")
-        if not separator or not name.isidentifier() or not path:
-            raise BertJaxError(f"evaluate.stores {spec!r}: expected NAME=PATH with a plain NAME")
+        if not separator or not name.isidentifier() or name in (*found, "eval") or not path:
+            raise BertJaxError(f"evaluate.stores {spec!r}: expected NAME=PATH with a plain NAME of its own, not eval")
         found[name] = load_store(path)
     for name, store in found.items():
         if store.tokenizer_fingerprint != tokenizer.fingerprint:

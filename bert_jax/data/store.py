@@ -34,13 +34,16 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.console import log
 from bert_jax.data.manifest import REMEDY, StoreTokenizer, check_manifest, file_entries, make_manifest
 from bert_jax.data.memory import map_files
 from bert_jax.data.shard import COUNTS, HEADER_BYTES, SPLITS, ShardWriter, array_dtype, array_size, hashes_of, is_eval
 from bert_jax.errors import BertJaxError
-from bert_jax.files import clear_errors, make_directory, read_json, sha256, write_json
+from bert_jax.files import clear_errors, digest, make_directory, read_json, sha256, write_json
 
 # --- reading ----------------------------------------------------------------------------------------------------------
+
+_WORTH_A_LINE = 1 << 30  # bytes that take a while to read
 
 
 class ShardSplit:
@@ -206,6 +209,20 @@ def load_store(path: str | Path) -> Store:
             state = "truncated" if found < entry["bytes"] else "of another store"
             raise BertJaxError(f"{file} is {state}: {found:,} bytes, expected {entry['bytes']:,}; {REMEDY}")
     return Store(root, manifest)
+
+
+def verify_once(store: Store, cache: Path) -> None:
+    """`store.verify()`, unless the very files (by size and time) were found whole before; noted under `cache`."""
+    files = {name: (store.path / name).stat() for name in file_entries(store.manifest)}
+    state = digest([store.fingerprint, {name: [found.st_size, found.st_mtime_ns] for name, found in files.items()}])
+    note = cache / f"verified-{digest(str(store.path.resolve()))[:16]}.json"
+    if note.is_file() and read_json(note).get("state") == state:
+        return
+    size = sum(found.st_size for found in files.values())
+    if size > _WORTH_A_LINE:
+        log(f"comparing the checksums of {store.path} ({size / 1e9:.1f} GB), once")
+    store.verify()
+    write_json(note, {"state": state})
 
 
 def partial_path(out: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A token store drawn from a seed: no text, but the lengths and frequencies of one, equal on every machine.
+"""A token store, or a text, drawn from a seed: the lengths and frequencies of a real one, equal on every machine.
 
 For measuring, where no corpus is at hand. Sentences per document, tokens per sentence and token ids follow tables made
 with sums and quotients only, so that no mathematical library's rounding enters; means are near English Wikipedia's.
@@ -6,6 +6,7 @@ with sums and quotients only, so that no mathematical library's rounding enters;
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from bert_jax.data.permutation import Bits
 from bert_jax.data.shard import ShardWriter
 from bert_jax.data.store import Store, load_store
 from bert_jax.errors import BertJaxError
-from bert_jax.files import make_directory, write_json
+from bert_jax.files import atomic_writer, make_directory, write_json
 from bert_jax.text.interface import SPECIAL_PIECES
 from bert_jax.text.tokenizer import Tokenizer, WordPieceTokenizer
 
@@ -28,6 +29,8 @@ _EVAL_EVERY = 50  # one document in so many is held out
 _CONTINUATIONS = 0.3  # share of ## entries; rarer ones, so about a sixth of the tokens
 _TABLE_BITS = 20
 _MAX_SENTENCE, _MAX_DOCUMENT = 200, 1_000
+_TEXT_WORDS = 200_000
+_CONSONANTS, _VOWELS = "bdfghklmnprstvwz", "aeiou"
 
 
 def make_synthetic_store(
@@ -60,6 +63,39 @@ def make_synthetic_store(
 
     make_directory(path, build)
     return load_store(Path(path))
+
+
+def write_synthetic_text(path: str | os.PathLike[str], seed: int = 0, megabytes: float = 20.0) -> None:
+    """Write at least `megabytes` (10^6 bytes) of made-up text: a sentence per line, blank lines between documents.
+
+    Words are spelt in syllables and follow Zipf's law; the bytes depend on the arguments alone.
+    """
+    spelt = [_spelt(rank) for rank in range(_TEXT_WORDS)]
+    in_sentence, in_document = _Table(_falling(_MAX_SENTENCE)), _Table([1 / (n + 4) ** 2 for n in range(1, 201)])
+    words = _Table([1 / (rank + 2.7) for rank in range(_TEXT_WORDS)])
+    bits = Bits(seed, "synthetic text", 0)
+    left = megabytes * 1e6
+    with atomic_writer(path, "w") as file:
+        while left > 0:
+            lengths = 1 + in_sentence.draw(bits, 1 + int(in_document.draw(bits, 1)[0]))
+            ranks = iter(words.draw(bits, int(lengths.sum())).tolist())
+            lines = []
+            for length in lengths.tolist():
+                line = " ".join([spelt[rank] for rank in itertools.islice(ranks, length)])
+                lines.append(f"{line[0].upper()}{line[1:]}.".replace(" ba ", ", ba "))
+            text = "\n".join(lines) + "\n\n"
+            file.write(text)
+            left -= len(text)
+
+
+def _spelt(rank: int) -> str:
+    """A word for a rank, the commoner the shorter."""
+    letters = []
+    rank += 1
+    while rank:
+        rank, syllable = divmod(rank, len(_CONSONANTS) * len(_VOWELS))
+        letters.append(_CONSONANTS[syllable % len(_CONSONANTS)] + _VOWELS[syllable // len(_CONSONANTS)])
+    return "".join(letters)
 
 
 def _made_up_tokenizer(vocab_size: int) -> tuple[Tokenizer, NDArray[np.bool_]]:

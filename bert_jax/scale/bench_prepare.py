@@ -13,7 +13,7 @@ from bert_jax.data.pool import available_cores
 from bert_jax.data.prepare import prepare
 from bert_jax.data.store import load_store
 from bert_jax.scale.bench_record import process_peak_bytes, record
-from bert_jax.scale.bench_tokenize import DEFAULT_SOURCE, tokenizer_directory
+from bert_jax.scale.bench_tokenize import sources_or_synthetic, tokenizer_directory
 
 
 def bench_prepare(
@@ -26,12 +26,12 @@ def bench_prepare(
     """MB/s from source text to a finished store (reading, sentences, ids, statistics, checksums), and peak memory.
 
     MB are 10^6 bytes of the documents' text in UTF-8, as the summary of `prepare` counts them. `peak_bytes` is the
-    resident memory of the largest process, the owner or a worker. Without `source` the text is `stdlib`; without
-    `tokenizer` a vocabulary is made from it first, outside the clock.
+    resident memory of the largest process, the owner or a worker. Without `source` the text is drawn from a seed;
+    without `tokenizer` a vocabulary is made from it first, outside the clock.
     """
-    sources = tuple(source) or DEFAULT_SOURCE
     seconds = []
     with tempfile.TemporaryDirectory() as cache:
+        sources = sources_or_synthetic(source, Path(cache))
         directory = tokenizer_directory(tokenizer, sources, Path(cache))
         for number in range(repeats):
             out = Path(cache) / f"store-{number}"
@@ -57,5 +57,5 @@ def bench_prepare(
         documents=summary["documents"],
         tokens=summary["tokens"],
         repeats=repeats,
-        source=list(sources),
+        source=list(source) or ["synthetic"],
     )

@@ -10,14 +10,25 @@ from typing import Any
 
 from bert_jax.console import log
 from bert_jax.data.sources import open_sources, read_unit
+from bert_jax.data.synthetic import write_synthetic_text
 from bert_jax.errors import BertJaxError
 from bert_jax.scale.bench_record import process_peak_bytes, record, spread
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.text.vocabulary import make_vocabulary
 
-DEFAULT_SOURCE = ("stdlib",)
+SYNTHETIC_MEGABYTES = 20.0
 VOCABULARY_SIZE = 30522
 _BATCH_CHARACTERS = 1 << 18
+
+
+def sources_or_synthetic(source: Iterable[str], cache: Path) -> tuple[str, ...]:
+    """The sources asked for, or a text drawn from a seed, equal on every machine, under `cache`."""
+    given = tuple(source)
+    if given:
+        return given
+    log(f"drawing {SYNTHETIC_MEGABYTES:g} MB of synthetic text; --source PATH names a real one instead")
+    write_synthetic_text(cache / "synthetic.txt", megabytes=SYNTHETIC_MEGABYTES)
+    return (str(cache / "synthetic.txt"),)
 
 
 def documents_of(sources: Iterable[str], megabytes: float | None = None) -> Iterator[list[str]]:
@@ -57,10 +68,10 @@ def bench_tokenize(
     """MB/s (10^6 bytes of UTF-8) of tokenizing documents on one core.
 
     Cold: a tokenizer just loaded, nothing memoised. Warm: the same text once more. Medians of `repeats` fresh
-    tokenizers. Without `source` the text is `stdlib`; without `tokenizer` a vocabulary is made from it first.
+    tokenizers. Without `source` the text is drawn from a seed; without `tokenizer` a vocabulary is made from it first.
     """
-    sources = tuple(source) or DEFAULT_SOURCE
     with tempfile.TemporaryDirectory() as cache:
+        sources = sources_or_synthetic(source, Path(cache))
         directory = tokenizer_directory(tokenizer, sources, Path(cache))
         documents = list(documents_of(sources, megabytes))
         size = text_bytes(documents) / 1e6
@@ -91,7 +102,7 @@ def bench_tokenize(
         warm=warm_figures,
         tokenizer=str(tokenizer or "made from the source"),
         vocab_size=fresh.vocab_size,
-        source=list(sources),
+        source=list(source) or ["synthetic"],
     )
 
 

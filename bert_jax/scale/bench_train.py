@@ -15,7 +15,7 @@ import numpy as np
 
 from bert_jax.bert_config import PRESETS, BertConfig
 from bert_jax.config import Config, Train
-from bert_jax.config_files import check_types, load_config
+from bert_jax.config_files import check_values, load_config
 from bert_jax.console import progress
 from bert_jax.data.feed import make_feed
 from bert_jax.data.store import Store
@@ -133,7 +133,7 @@ def bench_config(config: str | Config | None, overrides: dict[str, Any]) -> Conf
     if "length" in overrides and "predictions" not in overrides:
         train = dataclasses.replace(train, predictions=math.ceil(train.masked_share * train.length))
     settings = dataclasses.replace(settings, train=train)
-    check_types(settings)
+    check_values(settings)
     return settings
 
 

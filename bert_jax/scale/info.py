@@ -15,7 +15,7 @@ from bert_jax.bert_config import BertConfig
 from bert_jax.config import Config
 from bert_jax.config_files import find_config, load_config, shipped_configs
 from bert_jax.data.store import load_store
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.formats.model import HEADS, find_model, run_provenance
 from bert_jax.model.bert import abstract_parameters, make_model
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
@@ -25,17 +25,22 @@ from bert_jax.train.saved_steps import best_step, step_directories
 _ENCODER_PARTS = ("embeddings", "encoder", "pooler")
 
 
-def info(what: str | os.PathLike[str]) -> dict[str, Any]:
+def info(what: str | os.PathLike[str], verify: bool = False) -> dict[str, Any]:
     """Describe a MODEL, a CONFIG (path or shipped name) or a token store, as JSON values.
 
     A model or configuration: `parameters` by part (`encoder_total` is embeddings, layers and pooler, without heads),
     `model` (its BertConfig), `heads`, `vocabulary`, `step`, `provenance`. A store: its counts, tokenizer and
-    fingerprint. Errors: `BertJaxError` when it is none of these.
+    fingerprint; `verify` compares the checksums of its files. Errors: `BertJaxError` when it is none of these, or when
+    a file was altered.
     """
     text = os.fspath(what)
     path = Path(text)
     if path.is_dir() and (path / "manifest.json").is_file():
+        if verify:
+            load_store(path).verify()
         return store_info(path)
+    if verify:
+        raise UsageError(f"--verify is for a token store, and {text} is none: leave it out")
     if path.suffix == ".py" or (not path.exists() and text in shipped_configs()):
         return config_info(text)
     return model_info(text)

@@ -184,7 +184,7 @@ def shown_run(path: Path, step: int, store: str | None = None) -> Shown:
     config = run.config
     if store is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=(store,), sources=()))
-    shown = shown_step(config, path, step)
+    shown = shown_step(config, path, step, run.fingerprints.get("store"))
     for name, fingerprint in shown.fingerprints.items():
         expected = run.fingerprints.get(name)
         if expected != fingerprint:
@@ -195,8 +195,8 @@ def shown_run(path: Path, step: int, store: str | None = None) -> Shown:
     return shown
 
 
-def shown_step(config: Config, folder: Path, step: int) -> Shown:
+def shown_step(config: Config, folder: Path, step: int, known_store: str | None = None) -> Shown:
     """What `config` trains on at `step`; `folder` is where a run of it would keep its data."""
     phase_index, _ = phase_at(config, step)
-    data = open_pretraining_data(config, folder, local=True)
+    data = open_pretraining_data(config, folder, local=True, known_store=known_store, verify=False)
     return Shown(config, phase_index, data.train_feed(phase_index), data.tokenizer, data.fingerprints)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from bert_jax.train.evaluation import Evaluation, opened
 from bert_jax.train.loop import Feed, evaluation_interval, phase_spans
 from bert_jax.train.run import with_steps
 
-PROVISIONAL_STEPS = 1000
+_PROVISIONAL_STEPS = 1000
 _TIMED_SECONDS = 6.0
 _TIMED_STEPS = (3, 50)  # fewest, most
 
@@ -31,7 +32,16 @@ class Costs(NamedTuple):
 
 def provisional(config: Config) -> Config:
     """`config` with some number of steps, so that programs and feeds can be made for `calibrate`."""
-    return with_steps(config, PROVISIONAL_STEPS)
+    return with_steps(config, max(_PROVISIONAL_STEPS, 2 * math.ceil(config.optimizer.warmup)))
+
+
+def _agreed(number: int) -> int:
+    """The first process's number, on all of them: what follows is done together."""
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(jax.numpy.int32(number)))
 
 
 def calibrate(
@@ -50,11 +60,13 @@ def calibrate(
     began = time.monotonic()
     costs = measure(provisional(config), program_for_phase, feed, evaluations or {})
     spent = time.monotonic() - began
-    steps = steps_within(config, costs, minutes * 60 - spent, bool(evaluations))
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        steps = int(multihost_utils.broadcast_one_to_all(jax.numpy.int32(steps)))
+    steps = _agreed(steps_within(config, costs, minutes * 60 - spent, bool(evaluations)))
+    if steps == 0:
+        needed = spent + _seconds(config, costs, 1, bool(evaluations))
+        raise BertJaxError(
+            f"train.minutes {minutes:g} is too short: calibration, compilation and one step take {clock(needed)}; "
+            "give more minutes, or train.steps"
+        )
     log(
         f"train.minutes {minutes:g}: {steps} steps of {costs.steps[0]:.3f} s "
         f"(compilation {clock(costs.compile)}, an evaluation {clock(costs.evaluation)}, calibration {clock(spent)})"
@@ -70,18 +82,9 @@ def measure(
     for span in phase_spans(config):
         program = program_for_phase(span.phase)
         with opened(feed(span.begin)) as batches:
-            state = program.init_state()
-            began = time.monotonic()
-            state, metrics = program.train_step(state, program.place(next(batches)))
-            jax.block_until_ready(metrics)
-            compile_seconds += time.monotonic() - began
-            count, began = 0, time.monotonic()
-            while count < _TIMED_STEPS[0] or (count < _TIMED_STEPS[1] and time.monotonic() - began < _TIMED_SECONDS):
-                state, metrics = program.train_step(state, program.place(next(batches)))
-                count += 1
-                jax.block_until_ready(metrics["loss"])
-            jax.block_until_ready(state)
-            step_seconds.append((time.monotonic() - began) / count)
+            state, first, each = _time_steps(program, batches)
+        compile_seconds += first
+        step_seconds.append(each)
         if span.phase == 0:
             began = time.monotonic()
             for leaf in jax.tree.leaves(state):
@@ -93,42 +96,59 @@ def measure(
     return Costs(compile_seconds, tuple(step_seconds), evaluation_seconds, save_seconds)
 
 
+def _time_steps(program: Any, batches: Iterator[Mapping[str, Any]]) -> tuple[Any, float, float]:
+    """A throw-away state after some steps, seconds of the first one, mean seconds of the others."""
+    state, batch = program.init_state(), next(batches)
+
+    def timed(count: int) -> float:
+        nonlocal state, batch
+        began = time.monotonic()
+        for _ in range(count):
+            state, metrics = program.train_step(state, program.place(batch))
+            jax.block_until_ready(metrics["loss"])
+            batch = next(batches, batch)  # a phase of fewer steps repeats its last batch
+        jax.block_until_ready(state)
+        return time.monotonic() - began
+
+    first = timed(1)
+    fewest, most = _TIMED_STEPS
+    seconds = timed(fewest)
+    more = _agreed(max(0, min(most - fewest, int((_TIMED_SECONDS - seconds) / max(seconds / fewest, 1e-9)))))
+    seconds += timed(more)
+    return state, first, seconds / (fewest + more)
+
+
 def _time_evaluation(evaluations: Mapping[str, Evaluation], program: Any, params: Any) -> float:
     """Seconds of all evaluations: of a second pass, already compiled, unless the first was long anyway."""
     seconds = 0.0
-    for attempt in range(2):
+    for _ in range(2):
         began = time.monotonic()
         for evaluation in evaluations.values():
             evaluation(program, params)
         seconds = time.monotonic() - began
-        if attempt == 0 and seconds > 10 * _TIMED_SECONDS:
+        if _agreed(int(seconds > 10 * _TIMED_SECONDS)):
             break
     return seconds
 
 
 def steps_within(config: Config, costs: Costs, seconds: float, evaluates: bool) -> int:
-    """The largest number of steps of the first phase with which the whole run takes at most `seconds`.
-
-    Errors: `BertJaxError` when one step is too many.
-    """
-
-    def whole(steps: int) -> float:
-        planned = with_steps(config, steps)
-        total = planned.total_steps
-        evaluations = -(-total // evaluation_interval(planned)) if evaluates else 0
-        saves = -(-total // planned.checkpoint.every)
-        later = sum(cost * phase.steps for cost, phase in zip(costs.steps[1:], planned.phases[1:], strict=True))
-        return costs.compile + steps * costs.steps[0] + later + evaluations * costs.evaluation + saves * costs.save
-
-    if whole(1) > seconds:
-        raise BertJaxError(
-            f"train.minutes {config.train.minutes:g} is too short: calibration, compilation and one step take "
-            f"{clock(whole(1) + config.train.minutes * 60 - seconds)}; give more minutes, or train.steps"  # type: ignore[operator]
-        )
+    """The largest number of steps of the first phase with which the whole run takes at most `seconds`; may be 0."""
+    if _seconds(config, costs, 1, evaluates) > seconds:
+        return 0
     low, high = 1, 2
-    while whole(high) <= seconds:
+    while _seconds(config, costs, high, evaluates) <= seconds:
         low, high = high, high * 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if whole(middle) <= seconds else (low, middle)
+        low, high = (middle, high) if _seconds(config, costs, middle, evaluates) <= seconds else (low, middle)
     return low
+
+
+def _seconds(config: Config, costs: Costs, steps: int, evaluates: bool) -> float:
+    """What a run with `steps` steps in its first phase takes."""
+    planned = with_steps(config, steps)
+    total = planned.total_steps
+    evaluations = -(-total // evaluation_interval(planned)) if evaluates else 0
+    saves = -(-total // planned.checkpoint.every)
+    later = sum(cost * phase.steps for cost, phase in zip(costs.steps[1:], planned.phases[1:], strict=True))
+    return costs.compile + steps * costs.steps[0] + later + evaluations * costs.evaluation + saves * costs.save

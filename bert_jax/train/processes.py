@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -18,6 +19,8 @@ class Processes(NamedTuple):
     process_index: int | None
 
 
+TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
+_NOTEBOOKS = {"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}
 FLAGS = ("--coordinator", "--processes", "--process")
 
 
@@ -52,9 +55,12 @@ def find_processes(
 ) -> Processes | None:
     """How to start `jax.distributed`, or None for a single process.
 
-    Flags win; without them a TPU pod, SLURM or Open MPI job of several tasks is detected from the environment.
-    Errors: `UsageError` when some but not all of the three flags are given.
+    Flags win (`--processes 1` alone says that this is the only one); without them a SLURM or Open MPI job of several
+    tasks is detected from the environment, and on a machine with a TPU jax asks the TPU's own environment, which may
+    say that there is one host only. Errors: `UsageError` when some but not all of the three flags are given.
     """
+    if count == 1 and coordinator is None and index is None:
+        return None
     given = [value is not None for value in (coordinator, count, index)]
     if any(given):
         if not all(given):
@@ -69,9 +75,16 @@ def find_processes(
     hosts = [host for host in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if host]
     tasks = max(int(environment.get(name, "1") or 1) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
     inside_step = "SLURM_PROCID" in environment or "OMPI_COMM_WORLD_RANK" in environment
-    if len(hosts) > 1 or (tasks > 1 and inside_step):
+    if len(hosts) > 1 or (tasks > 1 and inside_step) or (not hosts and _on_a_tpu_machine(environment)):
         return Processes(None, None, None)
     return None
+
+
+def _on_a_tpu_machine(environment: Mapping[str, str]) -> bool:
+    """Whether this is a TPU VM that may be one of a slice's hosts: not a notebook's, not one told to use the CPU."""
+    if environment.get("JAX_PLATFORMS", "") not in ("", "tpu") or _NOTEBOOKS & set(environment):
+        return False
+    return any(glob.glob(pattern) for pattern in TPU_DEVICES)
 
 
 def start_processes(processes: Processes) -> None:
@@ -84,7 +97,8 @@ def start_processes(processes: Processes) -> None:
         jax.distributed.initialize(processes.coordinator, processes.process_count, processes.process_index)
     except (RuntimeError, ValueError) as error:
         raise BertJaxError(
-            f"the processes did not find each other ({processes.coordinator or 'detected coordinator'}): {error}"
+            f"the processes did not find each other ({processes.coordinator or 'detected coordinator'}): {error}; "
+            "give --coordinator, --processes and --process, or --processes 1 for this one alone"
         ) from error
     if jax.process_index():
         only_warnings()

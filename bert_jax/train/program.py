@@ -53,10 +53,17 @@ class Program:
         with compat.set_mesh(self.mesh):
             if params is None:
                 return self.compiled_init(jax.random.key(self.config.train.seed))
-            check_parameters(params, abstract_parameters(self.model))
-            placed = jax.tree.map(_from_host, params, self.state_shardings.params)
+            placed = self.place_params(params)
             copy = jax.jit(lambda tree: init_state(jax.tree.map(jnp.copy, tree)), out_shardings=self.state_shardings)
             return copy(placed)
+
+    def place_params(self, params: Tree) -> Tree:
+        """Parameters laid out as the state's are, each process handing over its own part of what it holds whole.
+
+        Errors: `BertJaxError` naming a path that is missing, unknown or of another shape.
+        """
+        check_parameters(params, abstract_parameters(self.model))
+        return jax.tree.map(_from_host, params, self.state_shardings.params)
 
     def abstract_state(self) -> State:
         """Shapes, dtypes and shardings of the state, nothing allocated: what a checkpoint is restored into."""

@@ -28,9 +28,12 @@ def reconcile(
 
     Errors: `BertJaxError` naming the fields, their old and new values, and what to do.
     """
-    new_config, numerics = _as_calibrated(run, new_config), numerics_of(numerics)
+    new_config, numerics = as_calibrated(run, new_config), numerics_of(numerics)
     step = run.newest_step
     found = differences(run.config, new_config)
+    if dict(fingerprints) == run.fingerprints:
+        from_sources = bool(run.config.data.sources and new_config.data.sources)
+        found = [item for item in found if not _says_how_the_store_was_made(item.path, from_sources)]
     phases = _phase_differences(run.config, new_config, step)
     schedule = [item for item in found if item.kind == "schedule" and not item.path.startswith("train.later_phases")]
     identity = [item for item in found if item.kind == "identity"]
@@ -57,16 +60,29 @@ def reconcile(
     return run
 
 
-def _as_calibrated(run: Run, config: Config) -> Config:
-    """`train.minutes` given again means the steps it was calibrated to."""
+def _says_how_the_store_was_made(path: str, from_sources: bool) -> bool:
+    """Whether a field only says from what, or how, a store is made: the same store may be named in other words.
+
+    The sources' own names never count; the settings do when it is made from sources there and here.
+    """
+    section, _, name = path.partition(".")
+    return section == "data" and name != "variants" and (name == "sources" or not from_sources)
+
+
+def as_calibrated(run: Run, config: Config) -> Config:
+    """`train.minutes` given again means the steps it was calibrated to.
+
+    Errors: `BertJaxError` for other minutes than the run's.
+    """
     minutes = config.train.minutes
-    if minutes is None or run.config.train.steps is None:
+    if minutes is None:
         return config
     if minutes != run.calibrated_minutes:
         raise BertJaxError(
             f"train.minutes is {minutes}, {run.path} has {run.config.train.steps} steps already: "
             "minutes choose the steps of a new run; give --train.steps N --change instead"
         )
+    assert run.config.train.steps is not None, run.path  # known before a run is made
     return with_steps(config, run.config.train.steps)
 
 

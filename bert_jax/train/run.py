@@ -126,13 +126,6 @@ class Run:
         with files.clear_errors("write", self.history), open(self.history, "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def fix_steps(self, steps: int) -> None:
-        """Write the number of steps a calibration chose for `train.minutes`; an ordinary `train.steps` from then on."""
-        self.calibrated_minutes = self.config.train.minutes
-        self.config = with_steps(self.config, steps)
-        self.write()
-        self.record("calibrated", minutes=self.calibrated_minutes, steps=steps)
-
 
 def _is_first_process() -> bool:
     import jax
@@ -148,11 +141,12 @@ def on_first_process(path: str | Path, make: Callable[[], Run]) -> Run:
         return make()
     from jax.experimental import multihost_utils
 
-    run, failure = None, None
+    run: Run | None = None
+    failure: Exception | None = None
     if _is_first_process():
         try:
             run = make()
-        except BertJaxError as error:
+        except Exception as error:  # whatever it is: the others wait for word
             failure = error
     good = bool(multihost_utils.broadcast_one_to_all(jax.numpy.int32(failure is None)))
     if failure is not None:
@@ -199,13 +193,17 @@ def create_run(
     fingerprints: Mapping[str, str],
     numerics: Mapping[str, Any],
     initialized_from: str | None = None,
+    calibrated_minutes: float | None = None,
 ) -> Run:
     """Make a run directory; `run.json` is written last, so that what has one is whole.
 
-    `config` is resolved (vocabulary size known); `tokenizer` has `.save(directory)` and `.fingerprint`.
+    `config` is resolved (vocabulary size and steps known; `calibrated_minutes` are what the steps were chosen for);
+    `tokenizer` has `.save(directory)` and `.fingerprint`.
     Errors: `BertJaxError` when there is a run already, or a tokenizer or checkpoints that no run made.
     """
-    run = Run(Path(path), config, dict(fingerprints), numerics_of(numerics), initialized_from, created=now())
+    run = Run(
+        Path(path), config, dict(fingerprints), numerics_of(numerics), initialized_from, calibrated_minutes, now()
+    )
     if is_run(path):
         raise BertJaxError(f"{path} holds a run already: continue it, or give another --run")
     if run.newest_step:
@@ -216,6 +214,8 @@ def create_run(
         _place_tokenizer(run.tokenizer, tokenizer)
         run.write()
         run.record("created", initialized_from=initialized_from, versions=versions())
+        if calibrated_minutes is not None:
+            run.record("calibrated", minutes=calibrated_minutes, steps=config.train.steps)
     return run
 
 

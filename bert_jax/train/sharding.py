@@ -58,7 +58,8 @@ PARAMETERS: tuple[tuple[str, PartitionSpec], ...] = (
 def make_mesh(mesh: MeshConfig, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     """The mesh of a configuration over `devices` (default: all); one axis may be -1 and takes what is left.
 
-    Errors: `BertJaxError` when the sizes do not multiply to the number of devices.
+    Errors: `BertJaxError` when the sizes do not multiply to the number of devices, or several processes would hold the
+    same rows of a batch.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = [getattr(mesh, axis) for axis in AXES]
@@ -70,6 +71,12 @@ def make_mesh(mesh: MeshConfig, devices: Sequence[jax.Device] | None = None) -> 
         sizes[sizes.index(-1)] = len(devices) // known
     if int(np.prod(sizes)) != len(devices) or 0 in sizes:
         raise BertJaxError(f"{wanted} does not fit {len(devices)} devices: make their product {len(devices)}")
+    rows, processes = sizes[0] * sizes[1], len({device.process_index for device in devices})
+    if rows % processes:
+        raise BertJaxError(
+            f"{wanted}: {processes} processes cannot share {rows} parts of the batch (data × fsdp); "
+            "keep mesh.tensor within one process"
+        )
     return compat.make_mesh(tuple(sizes), AXES, devices)
 
 
