@@ -30,6 +30,7 @@ def vocab(
     min_count: int | None = None,
     compare: Sequence[str] = (),
     workers: int | None = None,
+    encoding_errors: Literal["strict", "replace"] = "strict",
 ) -> dict[str, Any]:
     """Make a vocabulary from text.
 
@@ -43,14 +44,15 @@ def vocab(
         cased: Keep upper case and accents.
         sample: Most text to count, in bytes (2GB, 500MB); a deterministic sample of what is there.
         min_count: Least number of times a word must occur, for words (default: 1).
-        compare: vocab.txt files of other vocabularies, for wordpiece, measured on the same held-out words.
+        compare: Other vocabularies (vocab.txt or its directory), for wordpiece, measured on the same held-out words.
         workers: Processes (default: one per core).
+        encoding_errors: What to do with bytes that are not UTF-8.
     """
     from bert_jax.data.counting import vocabulary_from_source
     from bert_jax.data.sources import open_sources
 
     return vocabulary_from_source(
-        open_sources(_as_list(source)),
+        open_sources(_as_list(source), encoding_errors=encoding_errors),
         out,
         size,
         kind,
@@ -231,7 +233,7 @@ def predict(
     texts: tuple[str, ...] = (),
     /,
     *,
-    top_k: int = 5,
+    top_k: int | None = None,
     candidates: tuple[str, ...] = (),
     out: str | None = None,
     cased: bool | None = None,
@@ -242,8 +244,8 @@ def predict(
         task: fill-mask (text with [MASK]) or next-sentence (text with [SEP] between the two sentences).
         model: MODEL: a run directory (RUN, RUN@1000, RUN@best).
         texts: The texts; without any, lines from stdin.
-        top_k: How many pieces for each mask.
-        candidates: Only rank these words.
+        top_k: How many pieces for each mask, for fill-mask (default: 5).
+        candidates: Only rank these words, for fill-mask.
         out: Write the lines to this .jsonl file instead of stdout.
         cased: Override the tokenizer's casing.
     """
@@ -251,10 +253,12 @@ def predict(
     from bert_jax.infer.fill_mask import fill_masks
     from bert_jax.infer.next_sentence import next_sentences
 
+    if task == "next-sentence" and (top_k is not None or candidates):
+        raise UsageError("--top-k and --candidates are for fill-mask: next-sentence has two answers only")
     bert = load(model, cased=cased)
     inputs: Iterable[str] = texts or (line.rstrip("\n") for line in sys.stdin)
     if task == "fill-mask":
-        answers = fill_masks(bert, inputs, top_k, candidates or None)
+        answers = fill_masks(bert, inputs, 5 if top_k is None else top_k, candidates or None)
     else:
         answers = next_sentences(bert, inputs)
     lines = (to_json(answer) for answer in answers)
@@ -298,6 +302,7 @@ def bench(
     dtype: str | None = None,
     attention: str | None = None,
     dropout: str | None = None,
+    accumulation: int | None = None,
     steps: int | None = None,
     warmup: int | None = None,
     driver: Literal["thread", "tf"] | None = None,
@@ -323,6 +328,7 @@ def bench(
         dtype: Compute dtype, for train.
         attention: Attention engine, for train.
         dropout: exact or fast, for train.
+        accumulation: Microbatches per step, for train.
         steps: Timed steps, for train.
         warmup: Steps before the timed ones, for train.
         driver: Only this driver, for feed.
@@ -346,6 +352,7 @@ def bench(
         dtype=dtype,
         attention=attention,
         dropout=dropout,
+        accumulation=accumulation,
         steps=steps,
         warmup=warmup,
         driver=driver,

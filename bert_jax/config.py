@@ -74,6 +74,8 @@ class Data:
     """How many differently drawn sets of pairs a store gives before they repeat (published: dupe_factor 10)."""
     driver: Literal["auto", "tf", "thread"] = free("auto")
     """What runs the feed: tf.data, a plain prefetching thread, or tf.data where TensorFlow is installed."""
+    encoding_errors: Literal["strict", "replace"] = identity("strict")
+    """What to do with bytes of `sources` that are not UTF-8."""
     workers: int | None = free(None, least=1)
     """Processes that make vocabulary and store from `sources` (default: one per core)."""
 
@@ -122,7 +124,7 @@ class Train:
     """Mask whole words rather than single pieces."""
     short_share: float = identity(0.1, least=0, most=1)
     """Share of the documents cut to a random shorter target length."""
-    seed: int = identity(0, least=0)
+    seed: int = identity(0, least=0, most=2**63 - 1)
     """Seeds parameters, pairs, order, masks and dropout."""
     dtype: Literal["auto", "float32", "bfloat16"] = numerics("auto")
     """Compute dtype; auto: bfloat16 on TPU and GPUs of capability 8.0 and more, float32 elsewhere."""

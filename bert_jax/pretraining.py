@@ -217,6 +217,10 @@ def evaluate(
         )
     longest = loaded.config.max_position_embeddings
     length = length if length is not None else min(128, longest)
+    if length > longest:
+        raise BertJaxError(f"--length {length}: {loaded.path} has {longest} positions; give no more")
+    if sequences < 1:
+        raise BertJaxError(f"--sequences {sequences}: expected at least 1")
     # As the run itself evaluates, where there is one: its objective, its masks.
     train = Train(objective="mlm+nsp" if "next_sentence" in loaded.heads else "mlm")
     if loaded.kind == "run":

@@ -4,7 +4,8 @@
 
 The source is TFDS's wikipedia (needs the extra `tf`, and a download by TFDS); name your own with --data.store.
 One million steps of 256 sequences: 900,000 at length 128, then 100,000 at 512, under one schedule.
-For a TPU v5e:4x4. Not run to its end yet.
+For a TPU v5e:4x4. Not run yet: time and scores are not ours. The paper took four days on 16 TPU chips and gives
+MNLI 84.4 (development set, after fine-tuning) for this schedule on Wikipedia and books.
 """
 
 from bert_jax import BertConfig, Checkpoint, Config, Data, Evaluate, Log, Optimizer, Phase, Train

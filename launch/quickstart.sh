@@ -72,7 +72,7 @@ cat >&2 <<TEXT
 Done. Everything lies in $run:
   run.json  tokenizer/  checkpoints/  metrics.jsonl  tensorboard/  data/ (its vocabulary and token store)
 Next:
-  $python -m bert_jax predict fill-mask $run "your own text with a [MASK] in it"
-  $python -m bert_jax show $run --step 0 --count 2        # what the model was trained on, mask by mask
-  $python -m bert_jax pretrain --help                     # your own text: --data.sources path/to/text
+  '$python' -m bert_jax predict fill-mask '$run' "your own text with a [MASK] in it"
+  '$python' -m bert_jax show '$run' --step 0 --count 2        # what the model was trained on, mask by mask
+  '$python' -m bert_jax pretrain --help                     # your own text: --data.sources path/to/text
 TEXT

@@ -20,7 +20,7 @@ case ${1:-} in
   -h | --help) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
 esac
 
-venv=${BERT_JAX_VENV:-$root/.venv}
+venv=$(realpath -m "${BERT_JAX_VENV:-$root/.venv}")
 python=$(find_python)
 make_venv "$python" "$venv"
 install_package "$venv/bin/python" "$root" "$extras"

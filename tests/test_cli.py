@@ -47,6 +47,11 @@ def test_no_command_takes_an_argument_and_forgets_it(name: str) -> None:
     assert set(inspect.signature(function).parameters) <= read
 
 
+def test_next_sentence_has_no_candidates(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", "next-sentence", "run", "a [SEP] b", "--top-k", "3"]) == 2
+    assert "--top-k and --candidates are for fill-mask" in capsys.readouterr().err
+
+
 def test_unknown_command_suggests_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pretain", "quickstart"]) == 2
     assert "did you mean 'pretrain'" in capsys.readouterr().err

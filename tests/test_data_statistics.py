@@ -163,7 +163,7 @@ def test_the_share_of_random_pairs_is_that_of_the_published_walk() -> None:
 
 def test_warnings_name_the_remedy() -> None:
     fine = {"repeated_lines_share": 0.09, "top_lines": [], "random_pairs_share": {"128": 0.59, "512": None}}
-    fine["one_sentence_documents_share"] = 0.1
+    fine["one_sentence_documents_share"] = 0.2
     assert warnings_of(fine) == []
     repeated = {**fine, "repeated_lines_share": 0.11, "top_lines": [{"text": "Share this", "count": 9, "share": 0.1}]}
     (warning,) = warnings_of(repeated)
@@ -171,6 +171,9 @@ def test_warnings_name_the_remedy() -> None:
     assert "'Share this'" in warning
     (warning,) = warnings_of({**fine, "random_pairs_share": {"128": 0.5, "512": 0.61}})
     assert "--min-document-sentences 2" in warning
+    few = {**fine, "random_pairs_share": {"128": 0.7, "512": None}, "one_sentence_documents_share": 0.01}
+    (warning,) = warnings_of(few)
+    assert "give longer documents, one sentence per line" in warning
     assert "length 512" in warning
 
 

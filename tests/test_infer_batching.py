@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from bert_jax.errors import BertJaxError
 from bert_jax.infer.batching import Encoded, bucket, length_buckets, pad_batch, stream
 
 
@@ -45,6 +46,17 @@ def test_order_is_kept_and_shapes_are_few() -> None:
     assert answers == [(number, int(length)) for number, length in enumerate(lengths, start=1)]
     assert {rows for rows, _ in shapes} <= {1, 8, 32}
     assert {length for _, length in shapes} == {16, 32, 64, 128}
+
+
+def test_answers_before_an_input_that_cannot_be_read_are_given() -> None:
+    def source() -> Iterator[Encoded]:
+        yield from (Encoded([number], [0]) for number in range(3))
+        raise BertJaxError("input 4 is bad")
+
+    answers = stream(source(), lambda batch, items: [item.input_ids[0] for item in items], limit=16, pad_id=0)
+    assert [next(answers) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(BertJaxError, match="input 4 is bad"):
+        next(answers)
 
 
 def test_only_a_window_is_read_ahead() -> None:

@@ -62,6 +62,9 @@ def test_own_function(monkeypatch: pytest.MonkeyPatch) -> None:
     assert segmenter("ab c") == ["a", "b", "c"]
     with pytest.raises(BertJaxError, match="changes the text"):
         load_segmenter("my_segmenter:bad")("abc")
+    module.fails = lambda text: text / 2  # type: ignore[attr-defined]
+    with pytest.raises(BertJaxError, match=r"my_segmenter:fails 1.5 failed on 'abc' \(TypeError: "):
+        load_segmenter("my_segmenter:fails")("abc")
     with pytest.raises(BertJaxError, match="my_segmenter has no function value"):
         load_segmenter("my_segmenter:value")
     with pytest.raises(BertJaxError, match="no_such_module cannot be imported"):

@@ -145,6 +145,16 @@ def test_words_by_count_then_text(tmp_path: Path) -> None:
         make_vocabulary(texts, 100, "words", cased=True, out=tmp_path / "c", min_count=9)
 
 
+def test_compare_takes_a_directory_too(data_dir: Path, tmp_path: Path) -> None:
+    first = vocabulary_from_source(open_source(data_dir / "corpus" / "sample_text.txt"), tmp_path / "a", 300)
+    source = open_source(data_dir / "corpus" / "enwiki" / "AA_wiki_02.txt")
+    summary = vocabulary_from_source(source, tmp_path / "b", 2000, compare=[tmp_path / "a"])
+    assert summary["pieces_per_word"] < summary["compared"][str(tmp_path / "a")]["pieces_per_word"]
+    assert first["size"] == 300
+    with pytest.raises(UsageError, match="--workers 0: expected at least 1"):
+        vocabulary_from_source(source, tmp_path / "c", 300, workers=0)
+
+
 def test_an_option_of_another_kind_is_refused(data_dir: Path, tmp_path: Path) -> None:
     source = open_source(data_dir / "corpus" / "sample_text.txt")
     with pytest.raises(UsageError, match="--min-count is for vocabularies of kind words, not wordpiece"):

@@ -112,6 +112,8 @@ def vocabulary_from_source(
     for name, given, of in (("--min-count", min_count is not None, "words"), ("--compare", compare, "wordpiece")):
         if given and kind != of:
             raise UsageError(f"{name} is for vocabularies of kind {of}, not {kind}: leave it out")
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers}: expected at least 1")
     require_absent(out)
     others = {os.fspath(path): read_vocabulary(path) for path in compare}
     counts = count_source(source, kind, cased, sample_bytes, workers)

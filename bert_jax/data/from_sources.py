@@ -31,7 +31,7 @@ def store_from_sources(data: Data, cache: str | os.PathLike[str]) -> Path:
         )
     folder = Path(cache)
     with lock(folder / ".lock"):
-        source = open_sources(data.sources)
+        source = open_sources(data.sources, encoding_errors=data.encoding_errors)
         tokenizer = Path(data.tokenizer) if data.tokenizer else _vocabulary(data, folder, source)
         settings = {
             "sources": source.fingerprint(),
@@ -40,6 +40,7 @@ def store_from_sources(data: Data, cache: str | os.PathLike[str]) -> Path:
             "eval_fraction": data.eval_fraction,
             "min_document_sentences": data.min_document_sentences,
             "drop_repeated_lines": data.drop_repeated_lines,
+            "encoding_errors": data.encoding_errors,
         }
         store = folder / f"store-{digest(settings)[:12]}"
         if not (store / "manifest.json").is_file():
@@ -53,6 +54,7 @@ def store_from_sources(data: Data, cache: str | os.PathLike[str]) -> Path:
                 workers=data.workers,
                 min_document_sentences=data.min_document_sentences,
                 drop_repeated_lines=data.drop_repeated_lines,
+                encoding_errors=data.encoding_errors,
             )
     return store
 

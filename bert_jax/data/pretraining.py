@@ -186,6 +186,8 @@ def _check_records(config: Config) -> None:
 
 def _open(spec: str) -> tuple[Store, float]:
     """A store written PATH or PATH=WEIGHT."""
+    if not spec:
+        raise BertJaxError("data.store '': expected PATH or PATH=WEIGHT")
     path, separator, weight = spec.rpartition("=")
     if not separator or Path(spec).exists():
         return load_store(spec), 1.0

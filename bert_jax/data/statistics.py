@@ -240,10 +240,17 @@ def warnings_of(summary: Mapping[str, Any]) -> list[str]:
         )
     for length, share in summary["random_pairs_share"].items():
         if share is not None and share > RANDOM_PAIR_LIMIT:
+            lonely = summary["one_sentence_documents_share"]
+            if lonely > 0.1:
+                remedy = f"{lonely:.0%} of the documents have one sentence; --min-document-sentences 2 drops them"
+            else:
+                remedy = (
+                    "most documents or sentences fill a row alone, and the second segment then comes from elsewhere; "
+                    "give longer documents, one sentence per line, or train with a greater length"
+                )
             warnings.append(
                 f"{share:.0%} of the pairs at length {length} will be random, so always saying 'random' scores that: "
-                f"{summary['one_sentence_documents_share']:.0%} of the documents have one sentence; "
-                "--min-document-sentences 2 drops them"
+                f"{remedy}"
             )
             break
     return warnings

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from bert_jax.errors import BertJaxError
+
 LENGTHS = (16, 32, 64, 128, 256, 512)
 ROWS = (1, 8, 32)
 WINDOW = 1024
@@ -78,10 +80,19 @@ def stream(
 
     `compute(batch, items of the batch)` gives one answer per item (rows past them are filling). `limit` is the
     model's number of positions; `slot_sizes` the numbers M of slots that batches are padded to, empty without slots.
+    An input that cannot be read ends the answers, after those to the inputs before it.
     """
     lengths = length_buckets(limit)
     source = iter(items)
-    while chunk := list(itertools.islice(source, window)):
+    failure: BertJaxError | None = None
+    while failure is None:
+        chunk: list[Encoded] = []
+        try:
+            chunk.extend(itertools.islice(source, window))  # keeps what came before an input that cannot be read
+        except BertJaxError as error:
+            failure = error
+        if not chunk:
+            break
         groups: dict[tuple[int, int], list[int]] = {}
         for index, item in enumerate(chunk):
             slots = bucket(len(item.slots), slot_sizes) if slot_sizes else 0
@@ -95,3 +106,5 @@ def stream(
                 for index, answer in zip(part, compute(batch, batch_items), strict=True):
                     answers[index] = answer
         yield from answers  # type: ignore[misc]
+    if failure is not None:
+        raise failure

@@ -34,7 +34,8 @@ def sources_or_synthetic(source: Iterable[str], cache: Path) -> tuple[str, ...]:
 def documents_of(sources: Iterable[str], megabytes: float | None = None) -> Iterator[list[str]]:
     """Documents (lists of sentences) in reading order, up to `megabytes` (10^6 bytes of UTF-8) of them."""
     left = None if megabytes is None else megabytes * 1e6
-    for unit in open_sources(tuple(sources)).units():
+    source = open_sources(tuple(sources))  # kept: what it spooled is deleted with it
+    for unit in source.units():
         for document in read_unit(unit):
             yield document
             if left is not None:

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from bert_jax.config import Config, Data, Train
+from bert_jax.config_files import check_values
 from bert_jax.data.feed import AnyFeed
 from bert_jax.data.pretraining import open_pretraining_data
 from bert_jax.errors import BertJaxError, UsageError
@@ -168,6 +169,7 @@ def show(
             }
             train = Train(**settings, steps=step + 1, whole_words=whole_words)  # type: ignore[arg-type]
             train = dataclasses.replace(train, predictions=math.ceil(train.masked_share * train.length))
+            check_values(train, "train.")
             shown = shown_step(Config(data=Data(store=(str(path),), cache=plans), train=train), path, step)
         else:
             shown = shown_run(path, step, store)

@@ -25,8 +25,14 @@ class Segmenter:
     cut: Callable[[str], Iterable[str]]
 
     def __call__(self, text: str) -> list[str]:
-        """The words of `text`. Errors: `BertJaxError` when the segmenter changes the text."""
-        words = [part for word in self.cut(text) for part in word.split()]
+        """The words of `text`. Errors: `BertJaxError` when the segmenter fails, or changes the text."""
+        try:
+            words = [part for word in self.cut(text) for part in word.split()]
+        except Exception as error:  # whatever the user's function does
+            raise BertJaxError(
+                f"segmenter {self.name} failed on {text[:40]!r} ({type(error).__name__}: {error}): "
+                "expected a function from a text to its words"
+            ) from error
         expected = "".join(text.split())
         if "".join(words) != expected:
             raise BertJaxError(

@@ -23,11 +23,13 @@ _CAPITALIZED_ENTRIES = 100
 
 
 def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
-    """Lines of a `vocab.txt` in order, as they stand in the file, without their line ends.
+    """Lines of a `vocab.txt`, or of the one in a directory, in order, as they stand there, without their line ends.
 
     Errors: `BertJaxError` when it is missing, empty, or not UTF-8.
     """
     path = Path(path)
+    if path.is_dir():
+        path /= VOCABULARY_FILE
     if not path.is_file():
         raise BertJaxError(f"no vocabulary at {path}: give a directory that holds {VOCABULARY_FILE}")
     with clear_errors("read", path):

@@ -113,6 +113,11 @@ def make_program(config: Config, phase_index: int, mesh: jax.sharding.Mesh, voca
             f"phase {phase_index} has sequences of {phase.length} tokens: the model has "
             f"{config.model.max_position_embeddings} positions; raise model.max_position_embeddings"
         )
+    if train.objective != "mlm" and config.model.type_vocab_size < 2:
+        raise BertJaxError(
+            f"train.objective {train.objective} needs two segments: model.type_vocab_size is "
+            f"{config.model.type_vocab_size}"
+        )
     choices = resolve(train, mesh)
     model = make_model(
         config.model,
