@@ -68,6 +68,26 @@ def test_the_wheel_pretrains_the_shipped_quickstart_without_tensorflow(wheel: Pa
     assert (tmp_path / "run" / "checkpoints" / "20").is_dir()
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("extras", ["", "[tf]"])
+def test_the_wheel_in_an_empty_environment(tmp_path: Path, extras: str) -> None:
+    """Nothing but what the package itself asks for, and what quickstart prints, away from the repository."""
+    python = tmp_path / "venv" / "bin" / "python"
+    version = f"py{sys.version_info.major}{sys.version_info.minor}"
+    constraints = REPOSITORY / "launch" / "constraints" / f"{version}.txt"
+    pip = [str(python), "-m", "pip", "install", "--quiet", f"bert_jax{extras} @ {REPOSITORY.as_uri()}"]
+    pip += ["-c", str(constraints)] if constraints.exists() else []
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True, timeout=120)
+    clean = {name: value for name, value in environment(1).items() if name != "PYTHONPATH"}
+    subprocess.run(pip, check=True, env=clean, timeout=900)
+    command = [str(python), "-P", "-m", "bert_jax", "pretrain", "quickstart", "--run", "run", "--train.steps", "20"]
+    done = subprocess.run(command, env=clean, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["step"] == 20
+    found = subprocess.run([str(python), "-c", "import tensorflow"], env=clean, capture_output=True)
+    assert (found.returncode == 0) == bool(extras)
+
+
 def free_port() -> int:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

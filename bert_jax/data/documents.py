@@ -117,21 +117,22 @@ def text_documents(unit: Unit) -> Iterator[Document]:
 
 
 def wiki_documents(unit: Unit) -> Iterator[Document]:
-    """WikiExtractor's `<doc ... title="...">` elements."""
+    """WikiExtractor's `<doc ... title="...">` elements; one longer than `DOCUMENT_LIMIT` bytes is cut at a line end."""
     document: Document = []
+    size = 0
     title: str | None = None
     for offset, line in read_lines(unit):
         text = decode(line, offset, unit).strip()
         if text.startswith("<doc ") and text.endswith(">"):
             if document:
                 yield document
-            document = []
+            document, size = [], 0
             match = _TITLE.search(text)
             title = html.unescape(match.group(1)) if match else None
         elif text == "</doc>":
             if document:
                 yield document
-            document, title = [], None
+            document, size, title = [], 0, None
         elif text:
             text = _plain(text)
             if title is not None and text == title:
@@ -139,6 +140,10 @@ def wiki_documents(unit: Unit) -> Iterator[Document]:
                 continue
             title = None
             document += sentences_or_lines(text, unit.layout)
+            size += len(line)
+            if size >= DOCUMENT_LIMIT:
+                yield document
+                document, size = [], 0
     if document:
         yield document
 

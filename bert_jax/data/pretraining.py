@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.config import Config, Train
+from bert_jax.console import log
 from bert_jax.data.drivers import batches
 from bert_jax.data.feed import AnyFeed, make_feed
 from bert_jax.data.from_sources import store_from_sources
@@ -220,6 +221,8 @@ def _evaluation_stores(config: Config, stores: tuple[Store, ...], tokenizer: Tok
     found: dict[str, Store] = {}
     if stores and stores[0].split("eval").documents:
         found[""] = stores[0]
+        if len(stores) > 1:
+            log(f"evaluating on the held-out documents of {stores[0].path}, the first store of the mixture")
     for spec in config.evaluate.stores:
         name, separator, path = spec.partition("=")
         if not separator or not name.isidentifier() or name in (*found, "eval") or not path:

@@ -34,7 +34,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def special_ids(self) -> tuple[int, ...]:
-        """Ids that are never masked nor drawn, in ascending order."""
+        """Ids that are never masked, in ascending order; the unknown one is among them: nothing is learned from it."""
         return tuple(sorted({self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id}))
 
     @abc.abstractmethod
