@@ -171,10 +171,10 @@ def test_warnings_name_the_remedy() -> None:
     assert "'Share this'" in warning
     (warning,) = warnings_of({**fine, "random_pairs_share": {"128": 0.5, "512": 0.61}})
     assert "--min-document-sentences 2" in warning
+    assert "length 512" in warning
     few = {**fine, "random_pairs_share": {"128": 0.7, "512": None}, "one_sentence_documents_share": 0.01}
     (warning,) = warnings_of(few)
     assert "give longer documents, one sentence per line" in warning
-    assert "length 512" in warning
 
 
 def test_the_table_holds_every_figure() -> None:
