@@ -3,8 +3,8 @@
     bert-jax pretrain bert_mini_enwiki --run runs/mini
 
 Ten thousand steps of 16 sequences of 64 tokens, then 1,500 of 128 tokens, under one schedule. Begun but not yet run to
-its end: expected scores are not known. After 2,000 steps it had, on held-out documents, 0.121 masked LM accuracy (always
-the commonest token: 0.049).
+its end, so its final scores are not known. After 4,000 steps it had, on held-out documents, 0.142 masked LM accuracy
+(always the commonest token: 0.049) and 0.608 next sentence accuracy (always the commoner label: 0.568).
 
 The corpus is looked for in BERT_JAX_TEST_DATA (default: ../shared/data); name your own with --data.sources.
 """
