@@ -4,6 +4,9 @@
     bert-jax pretrain quickstart --run runs/quickstart
 
 The vocabulary (4,096 pieces) and the token store are made first, under RUN/data. Pairs are drawn as published.
+On two cores five and a half minutes of training (Python 3.11's documentation), after which 0.254 of the masked words
+of held-out documents are right (always the commonest token: 0.058) and 0.741 of the next sentences (always the commoner
+label: 0.547). Many small steps learn more here than few large ones.
 """
 
 from bert_jax import BertConfig, Checkpoint, Config, Data, Evaluate, Log, Optimizer, Train
@@ -20,9 +23,9 @@ config = Config(
         attention_probs_dropout_prob=0.0,
     ),
     data=Data(sources=("stdlib",), vocab_size=4096, eval_fraction=0.08),
-    train=Train(length=48, batch=16, predictions=8, steps=5000, nonfinite_limit=1),
+    train=Train(length=48, batch=16, predictions=8, steps=6000, nonfinite_limit=1),
     optimizer=Optimizer(name="adamw", learning_rate=2e-3, warmup=0.1),
-    evaluate=Evaluate(every=1250, sequences=2048),
-    checkpoint=Checkpoint(every=1250),
+    evaluate=Evaluate(every=1500, sequences=2048),
+    checkpoint=Checkpoint(every=1500),
     log=Log(every=100),
 )
