@@ -6,7 +6,8 @@
 The vocabulary (4,096 pieces) and the token store are made first, under RUN/data. Pairs are drawn as published.
 On two cores five and a half minutes of training (Python 3.11's documentation), after which 0.254 of the masked words
 of held-out documents are right (always the commonest token: 0.058) and 0.741 of the next sentences (always the commoner
-label: 0.547). Many small steps learn more here than few large ones.
+label: 0.547). Many small steps learn more here than few large ones. It depends on when the model leaves its first
+plateau: with 5,000 steps and all else the same it came to 0.190 and 0.660.
 """
 
 from bert_jax import BertConfig, Checkpoint, Config, Data, Evaluate, Log, Optimizer, Train

@@ -164,10 +164,13 @@ def show(
         raise UsageError(f"--{misplaced[0]} is for {other}, and {path} is {kind}: leave it out")
     with tempfile.TemporaryDirectory() as plans:
         if is_store:
-            settings = {
-                name: value for name, value in of_a_store.items() if value is not None and name != "whole-words"
-            }
-            train = Train(**settings, steps=step + 1, whole_words=whole_words)  # type: ignore[arg-type]
+            train = Train(
+                length=128 if length is None else length,
+                batch=256 if batch is None else batch,
+                seed=0 if seed is None else seed,
+                steps=step + 1,
+                whole_words=whole_words,
+            )
             train = dataclasses.replace(train, predictions=math.ceil(train.masked_share * train.length))
             check_values(train, "train.")
             shown = shown_step(Config(data=Data(store=(str(path),), cache=plans), train=train), path, step)
