@@ -308,3 +308,11 @@ def test_missing_and_empty_sources(tmp_path: Path) -> None:
         open_sources([])
     with pytest.raises(BertJaxError, match="encoding_errors is 'ignore'"):
         open_source("stdlib", encoding_errors="ignore")  # type: ignore[arg-type]
+
+
+def test_a_wiki_element_that_never_ends_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bert_jax.data.documents.DOCUMENT_LIMIT", 40)
+    path = tmp_path / "wiki_00"
+    path.write_text('<doc id="1" title="T">\nT\n' + "A line of the text here.\n" * 6)
+    documents = list(open_source(path))
+    assert [len(document) for document in documents] == [2, 2, 2]
