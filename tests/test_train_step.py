@@ -127,6 +127,39 @@ def test_accumulation_scan_and_remat_train_alike(sizes: tuple[int, int, int], fi
     assert_same_curve(train(program(change(CONFIG, train=fields), sizes), 10)[1])
 
 
+def packed_in_pairs(examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Two examples to a row, the second right after the first."""
+    lengths = examples["input_mask"].sum(1).reshape(-1, 2)
+    first, both = lengths[:, :1], lengths.sum(1, keepdims=True)
+    place = np.arange(2 * T)
+    second = place >= first
+    inside = np.where(place < both, place - first * second, 0)
+    rows = 2 * np.arange(len(lengths))[:, None] + second
+    packed = {
+        name: np.where(place < both, examples[name][rows, inside], 0).astype(examples[name].dtype)
+        for name in ("input_ids", "input_mask", "segment_ids", "word_starts")
+    }
+    pairs = {name: examples[name].reshape(-1, 2) for name in ("example_ids", "epochs", "next_sentence_labels")}
+    cls_positions = np.concatenate([np.zeros_like(first), first], axis=1)
+    sequence_ids = np.where(place < both, second + 1, 0)
+    return {**packed, **pairs, "position_ids": inside, "sequence_ids": sequence_ids, "cls_positions": cls_positions}
+
+
+@pytest.mark.parametrize("whole_words", [False, pytest.param(True, marks=SLOWER)])
+def test_packed_rows_train_alike(whole_words: bool) -> None:
+    config = change(CONFIG, train={"whole_words": whole_words})
+    plain, packed = (program(config).init_state() for _ in range(2))
+    for step in range(4):
+        examples = make_examples(step)
+        plain, expected = program(config).train_step(plain, program(config).place(examples))
+        packed, found = program(config).train_step(packed, program(config).place(packed_in_pairs(examples)))
+        for name in ("mlm_count", "nsp_count", "sequences", "real_tokens", "real_tokens_squared"):
+            assert found[name] == expected[name], name
+        for name in ("loss", "mlm_loss", "nsp_loss", "grad_norm", "update_norm"):
+            np.testing.assert_allclose(found[name], expected[name], rtol=2e-5, err_msg=name)
+    assert expected["mlm_count"] > B
+
+
 def test_golden_step() -> None:
     # The eleventh step: at the first the loss is close to ln V whatever the masks and the dropout bits are.
     found = {name: float(reference()[name][10]) for name in GOLDEN}
