@@ -48,7 +48,7 @@ def vocab(
         workers: Processes (default: one per core).
         encoding_errors: What to do with bytes that are not UTF-8.
     """
-    from bert_jax.data.counting import vocabulary_from_source
+    from bert_jax.data.counting import parse_bytes, vocabulary_from_source
     from bert_jax.data.sources import open_sources
 
     return vocabulary_from_source(
@@ -367,20 +367,3 @@ def bench(
 def _as_list(given: str | Sequence[str]) -> list[str]:
     """One text stands for a list of one: Python callers forget the brackets."""
     return [given] if isinstance(given, str) else list(given)
-
-
-def parse_bytes(text: str) -> int:
-    """A size such as 2GB, 500MB, 64KB or 1000 in bytes (powers of ten). Errors: `UsageError`."""
-    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1}
-    number, factor = text.strip().upper(), 1
-    for unit, value in units.items():
-        if number.endswith(unit):
-            number, factor = number.removesuffix(unit), value
-            break
-    try:
-        size = float(number) * factor
-    except ValueError:
-        size = 0.0
-    if not 1 <= size < float("inf"):
-        raise UsageError(f"{text!r} is no size: expected a number of bytes such as 2GB or 500MB")
-    return int(size)

@@ -41,6 +41,11 @@ def shipped_configs() -> list[str]:
     return sorted(path.stem for path in shipped_folder().glob("*.py"))
 
 
+def similar_config(text: str) -> str | None:
+    """The shipped name most like `text`, if any is."""
+    return next(iter(difflib.get_close_matches(text, shipped_configs(), n=1)), None)
+
+
 def find_config(name_or_path: str | os.PathLike[str]) -> Path:
     """The file of a CONFIG given as a path or as the name of a shipped one.
 
@@ -53,8 +58,8 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
     shipped = shipped_folder() / f"{text}.py"
     if "/" not in text and shipped.is_file():
         return shipped
-    close = difflib.get_close_matches(text, shipped_configs(), n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    close = similar_config(text)
+    hint = f"did you mean {close!r}? " if close else ""
     raise BertJaxError(f"no configuration {text!r}: {hint}give a Python file, or one of {', '.join(shipped_configs())}")
 
 

@@ -86,18 +86,21 @@ def _rich_progress(description: str, total: float | None, unit: str, done: int) 
 
 
 def _plain_progress(description: str, total: float | None, unit: str, done: int) -> Advance:
-    start = time.monotonic()
-    last = [start - _PLAIN_INTERVAL_SECONDS]
+    last = time.monotonic() - _PLAIN_INTERVAL_SECONDS
+    first: tuple[float, float] | None = None  # the first report: what came before it (compiling) says nothing
 
     def advance(completed: float, text: str = "") -> None:
+        nonlocal last, first
         now = time.monotonic()
-        if now - last[0] < _PLAIN_INTERVAL_SECONDS and completed != total:
+        if first is None and completed > done:
+            first = (now, completed)
+        if now - last < _PLAIN_INTERVAL_SECONDS and completed != total:
             return
-        last[0] = now
+        last = now
         whole = f"/{total:,.0f}" if total else ""
         left = ""
-        if total and completed > done:
-            left = f", {clock((now - start) * (total - completed) / (completed - done))} left"
+        if total and first is not None and completed > first[1]:
+            left = f", {clock((now - first[0]) * (total - completed) / (completed - first[1]))} left"
         logger.info("%s %s%s %s%s %s", description, f"{completed:,.0f}", whole, unit, left, text)
 
     return advance

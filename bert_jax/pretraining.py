@@ -15,7 +15,7 @@ import jax
 from bert_jax.config import Config, Train
 from bert_jax.config import Mesh as MeshConfig
 from bert_jax.config_files import check_values, load_config, override
-from bert_jax.console import log
+from bert_jax.console import log, progress
 from bert_jax.data.drivers import batches
 from bert_jax.data.pretraining import PretrainingData, chance_of, held_out_feed, open_pretraining_data
 from bert_jax.data.store import Store, load_store
@@ -189,7 +189,13 @@ def _evaluation(config: Config, data: PretrainingData, name: str) -> Evaluation:
     return lambda program, params: for_phase(program.phase_index)(program, params)
 
 
-def _pass_over(feed: Any, sequences: int, batch: int, chance: Mapping[str, float | None]) -> Evaluation:
+def _pass_over(
+    feed: Any,
+    sequences: int,
+    batch: int,
+    chance: Mapping[str, float | None],
+    advance: Callable[[int], None] | None = None,
+) -> Evaluation:
     """One pass over the first `sequences` examples of a feed, in batches that are no larger than needed."""
     sequences = min(sequences, feed.rows_per_epoch(0))
     count, index = jax.process_count(), jax.process_index()
@@ -201,6 +207,7 @@ def _pass_over(feed: Any, sequences: int, batch: int, chance: Mapping[str, float
         sequences,
         batch,
         chance,
+        advance,
     )
 
 
@@ -247,7 +254,9 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="bert_jax_") as plans:
         feed = held_out_feed(opened, split, length, train.objective, Path(plans))
         params = program.place_params(loaded.params)
-        scores = _pass_over(feed, sequences, batch, chance_of(opened, feed))(program, params)
+        sequences = min(sequences, feed.rows_per_epoch(0))
+        with progress("evaluating", sequences, "sequences") as advance:
+            scores = _pass_over(feed, sequences, batch, chance_of(opened, feed), advance)(program, params)
     return {**scores, "step": loaded.step, "model": str(loaded.path), "store": str(opened.path), "length": length}
 
 

@@ -107,16 +107,3 @@ def test_a_stopped_training_exits_75(capsys: pytest.CaptureFixture[str], monkeyp
     assert cli.main(["pretrain", "c", "--run", "r", "--train.steps", "3", "--mesh.data=2"]) == 75
     assert seen == {"config": "c", "run": "r", "overrides": ["--train.steps", "3", "--mesh.data=2"]}
     assert json.loads(capsys.readouterr().out)["stopped"] is True
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("2GB", 2_000_000_000), ("1.5mb", 1_500_000), ("100", 100), ("64 KB", 64_000)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert commands.parse_bytes(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "two", "nan"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(BertJaxError, match="is no size"):
-        commands.parse_bytes(text)

@@ -20,6 +20,20 @@ def test_plain_progress_writes_the_first_and_last_line(caplog: pytest.LogCapture
     assert lines[1].endswith("ok")
 
 
+def test_what_came_before_the_first_report_says_nothing_of_the_time_left(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    with caplog.at_level(logging.INFO, console.LOGGER_NAME), console.progress("training", 111, "steps", 10) as advance:
+        for clock[0], done in ((600.0, 11), (620.0, 31), (640.0, 51)):  # ten minutes to compile, then a step a second
+            advance(done)
+    lines = [record.getMessage() for record in caplog.records]
+    assert "left" not in lines[0]
+    assert "1:20 left" in lines[1]
+    assert "1:00 left" in lines[2]
+
+
 def test_clock() -> None:
     assert [console.clock(seconds) for seconds in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
 

@@ -140,15 +140,6 @@ def test_a_change_while_in_use_is_noticed(files: list[Path], tmp_path: Path) -> 
         feed.examples(np.arange(COUNTS[0]))
 
 
-def test_what_the_files_fix_cannot_be_set(files: list[Path], tmp_path: Path) -> None:
-    make_records_feed(files[0], seed=0, index_dir=tmp_path, length=128, whole_words=None)
-    for settings in ({"masked_share": 0.2}, {"whole_words": True}, {"pack": 4}):
-        with pytest.raises(BertJaxError, match=f"{next(iter(settings))} cannot be set for TFRecords"):
-            make_records_feed(files[0], seed=0, index_dir=tmp_path, **settings)
-    with pytest.raises(BertJaxError, match="length 128, not 512"):
-        make_records_feed(files[0], seed=0, index_dir=tmp_path, length=512)
-
-
 def test_files_that_are_no_such_records(files: list[Path], tmp_path: Path) -> None:
     tensorflow = tensorflow_on_cpu()
 

@@ -1,17 +1,25 @@
-"""The wheel, away from the repository and without TensorFlow, and two real processes that train one model."""
+"""Whole lives in processes of their own: the wheel away from the repository, two processes, one that is killed."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
+import signal
 import socket
 import subprocess
 import sys
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from test_pretraining import TINY
+
+from bert_jax.train.checkpoint import restore_params
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.ci
@@ -138,3 +146,53 @@ def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path) -> None:
     assert "saved checkpoint 6" in outputs[0][1]
     assert "checkpoint" not in outputs[1][1]  # the second process tells nothing
     assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
+
+
+# --- killed and started again -----------------------------------------------------------------------------------------
+
+
+def kill_when(reached: Callable[[], bool], command: list[str], moment: float) -> None:
+    """Start `command`, wait until `reached()` and `moment` seconds more, and kill it as the kernel would."""
+    process = subprocess.Popen(command, env=environment(1), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    begun = time.monotonic()
+    while not reached():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - begun < 300
+        time.sleep(0.005)
+    time.sleep(moment)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it had ended already"
+
+
+def test_killed_at_three_moments_a_run_from_text_ends_in_the_same_bits(data_dir: Path, tmp_path: Path) -> None:
+    """While the store is made, and twice while it trains: pairs, masks, dropout and parameters are those of one go."""
+    text = data_dir / "corpus" / "enwiki" / "AA_wiki_02.txt"
+    config = tmp_path / "killed.py"
+    config.write_text(
+        "from bert_jax import Config, Data\n"
+        f"config = Config(data=Data(sources=({str(text)!r},), vocab_size=2000, eval_fraction=0.1))\n"
+    )
+    command = [sys.executable, "-m", "bert_jax", "pretrain", str(config), *TINY, "--train.steps", "400"]
+    command += ["--model.hidden-dropout-prob", "0.1", "--train.whole-words", "--checkpoint.every", "40"]
+    command += ["--evaluate.every", "150"]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    subprocess.run([*command, "--run", str(whole)], check=True, env=environment(1), capture_output=True, timeout=600)
+
+    chance = random.Random(7)
+    first, second = sorted(chance.sample(range(60, 330), 2))
+    command += ["--run", str(run)]
+
+    def saved(step: int) -> Callable[[], bool]:
+        return lambda: any(int(path.name) >= step for path in (run / "checkpoints").glob("[0-9]*") if path.is_dir())
+
+    kill_when(lambda: any((run / "data").glob(".store-*/shards/*")), command, chance.uniform(0, 0.2))
+    assert not list((run / "data").glob("store-*"))  # no store that looks whole
+    kill_when(saved(first), command, chance.uniform(0, 0.1))
+    kill_when(saved(second), command, chance.uniform(0, 0.1))
+    subprocess.run(command, check=True, env=environment(1), capture_output=True, timeout=600)
+
+    assert losses(run) == losses(whole)
+    assert len(losses(whole)) == 400
+    for x, y in zip(jax.tree.leaves(restore_params(run)[0]), jax.tree.leaves(restore_params(whole)[0]), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()

@@ -209,6 +209,24 @@ def test_another_init_than_the_runs_is_refused(run: Path, tmp_path: Path) -> Non
         bert_jax.pretrain(config, run=str(run), init=str(begun), overrides=TINY)
 
 
+def test_killed_before_its_first_save_a_run_begins_from_its_model_again(run: Path, tmp_path: Path) -> None:
+    config = Config(data=Data(store=(str(next((run / "data").glob("store-*"))),)))
+    begun, seen = tmp_path / "begun", []
+
+    def die(line: dict[str, Any]) -> None:
+        seen.append(line["loss"])
+        raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        bert_jax.pretrain(config, run=str(begun), init=str(run), overrides=TINY, on_metrics=die)
+    assert not list((begun / "checkpoints").glob("[0-9]*"))
+    bert_jax.pretrain(config, run=str(begun), overrides=TINY)
+    fresh = tmp_path / "fresh"
+    bert_jax.pretrain(config, run=str(fresh), overrides=[*TINY, "--train.steps", "2", "--evaluate.every", "2"])
+    assert losses(begun)[-6] == seen[0]
+    assert losses(fresh)[0] != seen[0]
+
+
 def test_google_records_train_as_they_are(data_dir: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorflow", reason="the record reader is TensorFlow's")
     tokenizer = tmp_path / "uncased"
@@ -224,6 +242,14 @@ def test_google_records_train_as_they_are(data_dir: Path, tmp_path: Path) -> Non
     assert result["step"] == 3
     with pytest.raises(BertJaxError, match=f"set --train.length {length}"):
         bert_jax.pretrain(config, run=str(tmp_path / "other"), overrides=[*settings, "--train.length", "32"])
+    for more, message in (
+        (["--train.whole-words"], "train.whole_words cannot be set for data.records"),
+        (["--train.masked-share", "0.2"], "train.masked_share cannot be set for data.records"),
+        (["--train.objective", "mlm+sop"], "data.records hold next-sentence pairs"),
+    ):
+        with pytest.raises(BertJaxError, match=message):
+            bert_jax.pretrain(config, run=str(tmp_path / "other"), overrides=[*settings, *more])
+    assert {path.name for path in (tmp_path / "other").iterdir()} <= {"data"}
 
 
 def test_a_mixture_and_named_evaluation_stores(run: Path, tmp_path: Path) -> None:

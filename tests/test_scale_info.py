@@ -35,3 +35,5 @@ def test_what_is_nothing_of_these(tmp_path) -> None:
         info(tmp_path / "absent")
     with pytest.raises(BertJaxError, match="is no model"):
         info(tmp_path)
+    with pytest.raises(BertJaxError, match="did you mean 'bert_base_wiki'"):
+        info("bert_base_wkii")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.data.counting import count_source, unit_texts, vocabulary_from_source
+from bert_jax.data.counting import unit_texts, vocabulary_from_source
 from bert_jax.data.sources import open_source
-from bert_jax.errors import BertJaxError, UsageError
+from bert_jax.errors import BertJaxError
 from bert_jax.text import word_counts
 from bert_jax.text.tokenizer import load_tokenizer
 from bert_jax.text.tokenizer_files import read_vocabulary
@@ -145,24 +145,6 @@ def test_words_by_count_then_text(tmp_path: Path) -> None:
         make_vocabulary(texts, 100, "words", cased=True, out=tmp_path / "c", min_count=9)
 
 
-def test_compare_takes_a_directory_too(data_dir: Path, tmp_path: Path) -> None:
-    first = vocabulary_from_source(open_source(data_dir / "corpus" / "sample_text.txt"), tmp_path / "a", 300)
-    source = open_source(data_dir / "corpus" / "enwiki" / "AA_wiki_02.txt")
-    summary = vocabulary_from_source(source, tmp_path / "b", 2000, compare=[tmp_path / "a"])
-    assert summary["pieces_per_word"] < summary["compared"][str(tmp_path / "a")]["pieces_per_word"]
-    assert first["size"] == 300
-    with pytest.raises(UsageError, match="--workers 0: expected at least 1"):
-        vocabulary_from_source(source, tmp_path / "c", 300, workers=0)
-
-
-def test_an_option_of_another_kind_is_refused(data_dir: Path, tmp_path: Path) -> None:
-    source = open_source(data_dir / "corpus" / "sample_text.txt")
-    with pytest.raises(UsageError, match="--min-count is for vocabularies of kind words, not wordpiece"):
-        vocabulary_from_source(source, tmp_path / "t", min_count=2)
-    with pytest.raises(UsageError, match="--compare is for vocabularies of kind wordpiece, not sentencepiece"):
-        vocabulary_from_source(source, tmp_path / "t", kind="sentencepiece", compare=["vocab.txt"])
-
-
 def test_counts_are_those_of_the_tokenizer() -> None:
     text = "Don't stop, Café! don't STOP 中文字 end. x\x7fy (a) _b_ ..."
     counts = count_words([text] * 2, "wordpiece", False, hold_out=False)
@@ -177,15 +159,6 @@ def test_counts_are_those_of_the_tokenizer() -> None:
 def test_chinese_is_counted_by_character() -> None:
     counts = count_words(["中文中文字，好的。" * 3], "wordpiece", False, hold_out=False)
     assert counts.words == {"中": 6, "文": 6, "字": 3, "，": 3, "好": 3, "的": 3, "。": 3}
-
-
-def test_a_sample_is_a_share_of_the_documents(data_dir: Path) -> None:
-    source = open_source(data_dir / "corpus" / "enwiki" / "AA_wiki_02.txt", unit_bytes=100_000)
-    whole = count_source(source, workers=1)
-    part = count_source(source, workers=1, sample_bytes=whole.bytes / 4)
-    assert part.words == count_source(source, workers=1, sample_bytes=whole.bytes / 4).words
-    assert 0.05 < part.bytes / whole.bytes < 0.6
-    assert count_words(["a b"] * 100, "words", True, most_bytes=30).documents == 10
 
 
 def test_memory_is_bounded_by_dropping_the_rarest(monkeypatch: pytest.MonkeyPatch) -> None:

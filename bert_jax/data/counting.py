@@ -118,3 +118,20 @@ def vocabulary_from_source(
     others = {os.fspath(path): read_vocabulary(path) for path in compare}
     counts = count_source(source, kind, cased, sample_bytes, workers)
     return make_vocabulary(counts, size, kind, cased, out, min_count=min_count, compare=others)
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as 2GB, 500MB, 64KB or 1000 in bytes (powers of ten). Errors: `UsageError`."""
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1}
+    number, factor = text.strip().upper(), 1
+    for unit, value in units.items():
+        if number.endswith(unit):
+            number, factor = number.removesuffix(unit), value
+            break
+    try:
+        size = float(number) * factor
+    except ValueError:
+        size = 0.0
+    if not 1 <= size < float("inf"):
+        raise UsageError(f"{text!r} is no size: expected a number of bytes such as 2GB or 500MB")
+    return int(size)

@@ -186,30 +186,16 @@ def make_records_feed(
     *,
     seed: int,
     index_dir: str | os.PathLike[str],
-    length: int | None = None,
-    **options: Any,
 ) -> RecordsFeed:
     """A feed over TFRecord files written by `create_pretraining_data.py`; needs TensorFlow.
 
-    Indices are kept in `index_dir`. What the files fix may not be set: `length` must be theirs or None, any other
-    option (masking, pairs, packing) must be None. Errors: `BertJaxError` for that, and for a file that is missing,
-    compressed or damaged (naming file, record and byte).
+    Indices are kept in `index_dir`. Errors: `BertJaxError` for a file that is missing, compressed or damaged (naming
+    file, record and byte).
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    for name, value in options.items():
-        if value is not None:
-            raise BertJaxError(
-                f"{name} cannot be set for TFRecords: their masks and pairs were drawn when they were written; "
-                "leave it out, or prepare a token store from the text"
-            )
     if not given:
         raise BertJaxError("no TFRecord files were given: expected at least one")
-    feed = RecordsFeed([open_index(Path(path), Path(index_dir)) for path in given], seed)
-    if length is not None and length != feed.length:
-        raise BertJaxError(
-            f"{given[0]} holds examples of length {feed.length}, not {length}: set that, or prepare a token store"
-        )
-    return feed
+    return RecordsFeed([open_index(Path(path), Path(index_dir)) for path in given], seed)
 
 
 def open_index(path: Path, index_dir: Path) -> RecordIndex:

@@ -13,7 +13,7 @@ import jax
 
 from bert_jax.bert_config import BertConfig
 from bert_jax.config import Config
-from bert_jax.config_files import find_config, load_config, shipped_configs
+from bert_jax.config_files import find_config, load_config, similar_config
 from bert_jax.data.store import load_store
 from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.formats.model import HEADS, find_model, run_provenance
@@ -41,7 +41,7 @@ def info(what: str | os.PathLike[str], verify: bool = False) -> dict[str, Any]:
         return store_info(path)
     if verify:
         raise UsageError(f"--verify is for a token store, and {text} is none: leave it out")
-    if path.suffix == ".py" or (not path.exists() and text in shipped_configs()):
+    if path.suffix == ".py" or (not path.exists() and similar_config(text)):
         return config_info(text)
     return model_info(text)
 

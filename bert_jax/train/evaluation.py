@@ -35,12 +35,14 @@ def make_evaluation(
     sequences: int,
     batch_size: int,
     chance: Mapping[str, float | None] | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """`evaluation(program, params) -> dict` over the first `sequences` examples of a feed.
 
     `batches()` begins the feed anew and yields host batches: this process's rows of a global batch of `batch_size`
     (process p has rows [p·B/P, (p+1)·B/P)). It may end early, with a short last batch, or go on for ever; rows past
-    `sequences` and rows added to fill a batch have weight 0.
+    `sequences` and rows added to fill a batch have weight 0. `advance(n)` is told after every batch that n sequences
+    are done.
 
     The dict: `mlm_loss mlm_accuracy nsp_loss nsp_accuracy sequences tokens` and the chance baselines
     `chance_mlm_loss chance_mlm_accuracy` (as given) and `chance_nsp_accuracy` (counted from these labels).
@@ -62,6 +64,8 @@ def make_evaluation(
                 sums.append(program.evaluate_step(params, program.place(filled(batch, local, sequences - first))))
                 if index >= 2:
                     jax.block_until_ready(sums[index - 2])  # no more than three batches on the device
+                if advance is not None:
+                    advance(min((index + 1) * batch_size, sequences))
         if not sums:
             raise BertJaxError("nothing to evaluate: the held-out part is empty; prepare with a larger --eval-fraction")
         return _summary(sums, chance or {})

@@ -54,10 +54,11 @@ def mask_tokens(
     """Turn a batch of the *Examples* schema into one of the *Masked* schema; other keys pass through.
 
     `epoch` is a scalar, (B,) or (B, P); by default `examples["epochs"]`, or 0. `predictions` is the most an example
-    gets, `row_predictions` the places M of a row (default: as many as its examples may take together). Of an example's tokens that are neither special nor padding, n (see `prediction_counts`) are
-    chosen, or all if they are fewer; each becomes [MASK] (80 %), stays (10 %), or becomes any id of the vocabulary
-    (10 %). With `whole_words` words are taken in random order and one that would pass n is left out (fewer than n
-    may be chosen, even none). `masked_lm_positions` (B, M) ascend; unused places are 0 with weight 0.
+    gets, `row_predictions` the places M of a row (default: as many as its examples may take together). Of an
+    example's tokens that are neither special nor padding, n (see `prediction_counts`) are chosen, or all if they are
+    fewer; each becomes [MASK] (80 %), stays (10 %), or becomes any id of the vocabulary (10 %). With `whole_words`
+    words are taken in random order and one that would pass n is left out (fewer than n may be chosen, even none).
+    `masked_lm_positions` (B, M) ascend; unused places are 0 with weight 0.
     """
     ids = jnp.asarray(examples["input_ids"], jnp.int32)
     length = ids.shape[1]

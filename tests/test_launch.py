@@ -1,0 +1,128 @@
+"""The launch scripts on machines this one is not: stub programs in front of PATH stand for what is there or missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LAUNCH = Path(__file__).resolve().parent.parent / "launch"
+
+
+def stub(folder: Path, name: str, script: str) -> Path:
+    """A program of that name; `$REAL` is the Python of these tests."""
+    path = folder / name
+    path.write_text(f"#!/bin/bash\nREAL={sys.executable}\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def run(command: list[str], path: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "COLAB_RELEASE_TAG")}
+    places = "/usr/bin:/bin" if path is None else f"{path}:/usr/bin:/bin"
+    return subprocess.run(
+        command, env={**kept, "PATH": places, **more}, capture_output=True, text=True, timeout=120, cwd="/"
+    )
+
+
+def shell(script: str, path: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+    """A line of shell after setup.sh was sourced."""
+    return run(["bash", "-euo", "pipefail", "-c", f"source '{LAUNCH}/setup.sh'; {script}"], path, **more)
+
+
+# A Python that installs nothing and keeps its stamp to itself.
+QUIET_PIP = """
+case "$*" in
+  *sysconfig*) echo "$STAMPS" ;;
+  "-m pip list"*) echo "jax==9.9.9"; echo "click==1.0" ;;
+  "-m pip install"*) for each in "$@"; do [ -f "$each" ] && cp "$each" "$STAMPS/pins"; done; exit 0 ;;
+  *) exec "$REAL" "$@" ;;
+esac
+"""
+
+
+def test_an_nvidia_gpu_is_found_and_named(tmp_path: Path) -> None:
+    assert shell("find_accelerator").stdout.split()[0] in ("cpu", "tpu", "cuda")
+    stub(tmp_path, "nvidia-smi", 'echo "GPU 0: NVIDIA T4 (UUID: GPU-1)"')
+    if not any(Path("/dev").glob("accel*")) and not any(Path("/dev").glob("vfio/[0-9]*")):
+        assert shell("find_accelerator", tmp_path).stdout.startswith("cuda an NVIDIA GPU is there")
+
+
+def test_a_gpu_that_jax_does_not_see_stops_loudly(tmp_path: Path) -> None:
+    stub(tmp_path, "nvidia-smi", 'echo "GPU 0: NVIDIA T4 (UUID: GPU-1)"')
+    python = stub(tmp_path, "python3", QUIET_PIP)
+    command = ["bash", str(LAUNCH / "quickstart.sh"), "--no-venv", "--run", str(tmp_path / "run")]
+    done = run(command, tmp_path, PYTHON=str(python), STAMPS=str(tmp_path))
+    assert done.returncode == 1
+    assert "accelerator: cuda (an NVIDIA GPU is there" in done.stderr
+    assert "error: a cuda is in this machine but JAX sees only a CPU" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_in_colab_the_running_python_keeps_its_jax(tmp_path: Path) -> None:
+    python = stub(tmp_path, "python3", QUIET_PIP)
+    command = ["bash", str(LAUNCH / "quickstart.sh"), "--cpu", "--config", "no_such_configuration"]
+    done = run(command, tmp_path, PYTHON=str(python), STAMPS=str(tmp_path), COLAB_RELEASE_TAG="release-colab")
+    assert "as it is; its jax stays" in done.stderr
+    assert "accelerator: cpu (--cpu was given)" in done.stderr
+    assert (tmp_path / "pins").read_text().split() == ["jax==9.9.9"]
+    assert done.returncode == 1  # from the command itself: there is no such configuration
+    assert "no configuration 'no_such_configuration'" in done.stderr
+
+
+def test_virtualenv_makes_the_environment_where_venv_cannot(tmp_path: Path) -> None:
+    script = """
+case "$*" in
+  "-c import ensurepip, venv") exit 1 ;;
+  "-m virtualenv --quiet "*) mkdir -p "$4/bin"; echo made >"$4/pyvenv.cfg" ;;
+  "-m virtualenv --version") exit %d ;;
+  "-m pip "*) exit 1 ;;
+  *) exec "$REAL" "$@" ;;
+esac
+"""
+    python = stub(tmp_path, "python3", script % 0)
+    assert shell(f"make_venv '{python}' '{tmp_path}/venv'").returncode == 0
+    assert (tmp_path / "venv" / "pyvenv.cfg").is_file()
+
+    python = stub(tmp_path, "python3", script % 1)
+    done = shell(f"make_venv '{python}' '{tmp_path}/other'")
+    assert done.returncode == 1
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert f"install the package python{version}-venv" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_only_a_virtual_environment_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("three years")
+    done = shell(f"make_venv '{sys.executable}' '{tmp_path}'")
+    assert done.returncode == 1
+    assert "is no virtual environment and not empty" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "three years"
+
+
+def test_an_old_python_is_named_as_such(tmp_path: Path) -> None:
+    for name in ("python3", "python3.13", "python3.12", "python3.11", "python"):
+        stub(tmp_path, name, "exit 1")
+    done = shell("find_python", tmp_path)
+    assert done.returncode == 1
+    assert "no Python of version 3.11 or newer found" in done.stderr
+
+
+def test_an_installation_is_made_once_per_state(tmp_path: Path) -> None:
+    python = stub(tmp_path, "python3", QUIET_PIP)
+    twice = f"install_package '{python}' '{LAUNCH.parent}' dev; install_package '{python}' '{LAUNCH.parent}' dev"
+    done = shell(twice, STAMPS=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("installing bert_jax[dev]") == 1
+
+
+@pytest.mark.parametrize("script", ["quickstart.sh", "test.sh"])
+def test_help_names_every_option(script: str) -> None:
+    done = run(["bash", str(LAUNCH / script), "--help"])
+    assert done.returncode == 0
+    options = {word.strip("|)") for line in (LAUNCH / script).read_text().splitlines() for word in line.split()[:1]}
+    for option in (word for word in options if word.startswith("--") and len(word) > 2):
+        assert option in done.stdout
