@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from bert_jax.data.counting import count_source
+from bert_jax.data.one_reader import one_reader
+from bert_jax.data.pool import map_unordered
+from bert_jax.data.prepare import prepare
 from bert_jax.data.sources import open_source, read_unit
+from bert_jax.data.streams import Unit
 from bert_jax.errors import BertJaxError
 
 SHARDS = 3
@@ -88,3 +94,42 @@ def test_fields_and_part_of_a_split() -> None:
 def test_errors_name_what_is_wrong(spec: str, message: str) -> None:
     with pytest.raises(BertJaxError, match=message):
         open_source(spec)
+
+
+# --- one reader for all workers ---------------------------------------------------------------------------------------
+
+
+def nothing() -> None:
+    """Workers have nothing to make ready."""
+
+
+def documents_and_tensorflow(units: list[Unit]) -> tuple[list[list[str]], bool]:
+    return [document for unit in units for document in read_unit(unit)], "tensorflow" in sys.modules
+
+
+def test_workers_read_copies_and_never_load_tensorflow(tmp_path: Path) -> None:
+    units = open_source("tfds:tiny/en:train").units()
+    tasks = [([unit],) for unit in units]
+    for index, (documents, loaded) in map_unordered(
+        nothing, (), documents_and_tensorflow, tasks, 2, one_reader(tmp_path)
+    ):
+        assert documents == list(read_unit(units[index]))
+        assert not loaded
+    assert not list(tmp_path.iterdir())
+    assert "tensorflow" in sys.modules  # here
+
+
+def test_a_store_and_counts_do_not_depend_on_who_reads(tmp_path: Path, data_dir: Path) -> None:
+    tokenizer = tmp_path / "uncased"
+    tokenizer.mkdir()
+    (tokenizer / "vocab.txt").write_bytes((data_dir / "vocab" / "bert_base_uncased.txt").read_bytes())
+    stores = [
+        prepare("tfds:tiny/en:train", tokenizer, tmp_path / str(workers), eval_fraction=0, workers=workers)
+        for workers in (1, 2)
+    ]
+    assert stores[0]["fingerprint"] == stores[1]["fingerprint"]
+    assert stores[0]["documents"] == EXAMPLES
+    source = open_source("tfds:tiny/en:train")
+    one, two = (count_source(source, workers=workers) for workers in (1, 2))
+    assert one.words == two.words
+    assert one.held_out == two.held_out

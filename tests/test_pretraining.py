@@ -172,8 +172,27 @@ def test_a_run_goes_on_with_its_own_store_by_any_name(run: Path, config: Config,
     store = str(next((moved / "data").glob("store-*")))
     own = Config(data=Data(store=(store,)))
     assert bert_jax.pretrain(own, run=str(moved), overrides=TINY)["step"] == 6
-    elsewhere = dataclasses.replace(config, data=dataclasses.replace(config.data, sources=("no/longer/there.txt",)))
-    assert bert_jax.pretrain(elsewhere, run=str(moved), overrides=TINY)["step"] == 6
+
+
+def test_a_run_goes_on_without_its_text_but_not_with_another(
+    run: Path, config: Config, text: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+
+    def with_sources(path: str) -> Config:
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, sources=(path,)))
+
+    with caplog.at_level("WARNING", "bert_jax"):
+        assert bert_jax.pretrain(with_sources("no/longer/there.txt"), run=str(moved), overrides=TINY)["step"] == 6
+    assert "source no/longer/there.txt: no such file" in caplog.text
+    assert read_json(moved / "run.json")["config"]["data"]["sources"] == [str(text)]
+    other = tmp_path / "corpus.txt"
+    other.write_text(text.read_text().replace("river", "lake"))
+    with pytest.raises(BertJaxError, match=r"corpus.txt is not the text that the run's store .* was made from"):
+        bert_jax.pretrain(with_sources(str(other)), run=str(moved), overrides=TINY)
+    other.write_text(text.read_text())
+    assert bert_jax.pretrain(with_sources(str(other)), run=str(moved), overrides=TINY)["step"] == 6
 
 
 def losses(run: Path) -> list[float]:

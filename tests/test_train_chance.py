@@ -6,7 +6,9 @@ import math
 
 import pytest
 
+from bert_jax.config_files import load_config
 from bert_jax.train.chance import chance_text, expected_first_loss, first_loss_warning, patience_steps, stuck_warning
+from bert_jax.train.schedule import stretches
 
 
 def test_an_untrained_model() -> None:
@@ -28,10 +30,16 @@ def test_stuck_is_no_better_than_guessing_by_frequency() -> None:
 
 
 def test_patience_is_three_warm_ups_and_a_tenth_of_the_run() -> None:
-    assert patience_steps(0.1, 1000) == 300
     assert patience_steps(100, 1000) == 300
-    assert patience_steps(0.01, 1000) == 100
-    assert patience_steps(0.0, 1000) == 100
+    assert patience_steps(10, 1000) == 100
+    assert patience_steps(0, 1000) == 100
+    assert patience_steps(400, 1000) == 1000  # a long warm-up is looked at when it is over
+
+
+def test_patience_is_of_the_first_schedule() -> None:
+    """BERT-large under LAMB: three warm-ups of the first phase, which end before it does."""
+    first = stretches(load_config("bert_large_lamb"))[0]
+    assert patience_steps(first.warmup_steps, first.steps) == 3 * 2000 < 7038
 
 
 def test_the_line_names_what_is_known() -> None:

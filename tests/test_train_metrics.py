@@ -164,3 +164,9 @@ def test_tensorboard_reads_the_event_files(tmp_path: Path, monkeypatch: pytest.M
     assert [(item.step, item.value) for item in events.Scalars("eval/mlm_loss")] == [(12, 7.0)]
     assert "train/mfu" not in events.Tags()["scalars"]
     assert _lines(tmp_path / "metrics.jsonl") == [4, 8, 12]
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", folder, 0)  # nothing was saved: from the beginning again
+    writer.write({"step": 4, "time": 0.0, "loss": 99.0})
+    writer.close()
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert [(item.step, item.value) for item in events.Scalars("train/loss")] == [(4, 99.0)]

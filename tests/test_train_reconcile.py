@@ -139,6 +139,7 @@ def test_the_same_store_in_other_words_is_the_same_run(tmp_path: Path) -> None:
     made = _with(_with(tiny_config(), "data.sources", ("text",)), "data.vocab_size", 100)
     run = open_or_create(tmp_path, made)
     reconcile(run, _with(made, "data.sources", ("/else/where/text",)), FINGERPRINTS, NUMERICS)
+    assert run.config.data.sources == ("text",)
     with pytest.raises(BertJaxError, match="data.vocab_size is 100 there and 200 here"):
         reconcile(run, _with(made, "data.vocab_size", 200), FINGERPRINTS, NUMERICS)
     with pytest.raises(BertJaxError, match=r"data.sources is .* there and .* here.*fingerprint of store"):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from bert_jax.console import progress
+from bert_jax.data.one_reader import one_reader
 from bert_jax.data.pool import available_cores, map_unordered
 from bert_jax.data.sources import Source, read_unit
 from bert_jax.data.streams import Unit
@@ -24,8 +25,12 @@ _MANY = 16  # units that a sample is spread over at least; with fewer, documents
 
 def unit_texts(unit: Unit) -> Iterator[str]:
     """The documents of a unit as they are, one string each, not split into sentences."""
-    for document in read_unit(replace(unit, layout="sentences")):
+    for document in read_unit(_unsplit(unit)):
         yield "\n".join(document)
+
+
+def _unsplit(unit: Unit) -> Unit:
+    return replace(unit, layout="sentences")
 
 
 def count_source(
@@ -40,7 +45,7 @@ def count_source(
     Of a source larger than about `sample_bytes`, evenly spread units are read; when it has few units, all are read and
     documents drawn by a hash of their text.
     """
-    units = source.units()
+    units = [_unsplit(unit) for unit in source.units()]
     total = sum(_text_bytes(unit) for unit in units)
     share = min(1.0, sample_bytes / max(total, 1))
     if share < 1.0 and share * len(units) >= _MANY:
@@ -58,7 +63,7 @@ def count_source(
             waiting: dict[int, WordCounts] = {}
             tasks = [(group, kind, cased, share) for group in part]
             following = 0
-            for index, counts in map_unordered(_start, (), _count, tasks, workers):
+            for index, counts in map_unordered(_start, (), _count, tasks, workers, one_reader()):
                 read += sum(unit.size for unit in part[index])
                 advance(read / 1e6)
                 waiting[index] = counts

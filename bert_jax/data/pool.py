@@ -31,12 +31,18 @@ def available_cores() -> int:
 
 
 def map_unordered(
-    initialise: Callable[..., None], arguments: Task, function: Callable[..., Any], tasks: Sequence[Task], workers: int
+    initialise: Callable[..., None],
+    arguments: Task,
+    function: Callable[..., Any],
+    tasks: Sequence[Task],
+    workers: int,
+    readable: Callable[[Task], contextlib.AbstractContextManager[Task]] = contextlib.nullcontext,
 ) -> Generator[tuple[int, Any], None, None]:
     """Yield `(index of the task, function(*task))` as they finish, on `workers` processes.
 
     Every worker first calls `initialise(*arguments)`. Both functions live at the top of an importable module. One
-    worker or one task needs no process: all happens here. Closing the iterator ends the workers (`contextlib.closing`).
+    worker or one task needs no process: all happens here. `readable(task)` gives, here and for as long as it is worked
+    on, the task as a worker process can do it. Closing the iterator ends the workers (`contextlib.closing`).
 
     Errors: a `BertJaxError` of a worker as it is, any other with its traceback as text, and a `BertJaxError` when a
     worker is killed.
@@ -58,7 +64,7 @@ def map_unordered(
             pool.append(_Worker())
         for worker in pool:
             threading.Thread(
-                target=_drive, args=(worker, (initialise, arguments, function), waiting, done), daemon=True
+                target=_drive, args=(worker, (initialise, arguments, function), waiting, done, readable), daemon=True
             ).start()
         for _ in tasks:
             index, result, error = done.get()
@@ -113,6 +119,7 @@ def _drive(
     job: tuple[Callable[..., None], Task, Callable[..., Any]],
     waiting: queue.SimpleQueue[tuple[int, Task]],
     done: queue.SimpleQueue[tuple[int, Any, BaseException | None]],
+    readable: Callable[[Task], contextlib.AbstractContextManager[Task]],
 ) -> None:
     """Feed one worker until no task waits (in a thread of the owner)."""
     try:
@@ -122,8 +129,10 @@ def _drive(
                 index, task = waiting.get_nowait()
             except queue.Empty:
                 return
-            worker.send(task)
-            done.put((index, *worker.receive()))
+            with readable(task) as own:
+                worker.send(own)
+                answer = worker.receive()
+            done.put((index, *answer))
     except (EOFError, OSError, pickle.UnpicklingError):
         message = f"a worker process {worker.epitaph()}: use fewer workers, or run again to continue"
         done.put((-1, None, BertJaxError(message)))

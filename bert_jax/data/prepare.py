@@ -20,6 +20,7 @@ import numpy as np
 
 from bert_jax.console import log, progress, warn
 from bert_jax.data.manifest import VERSION, make_manifest
+from bert_jax.data.one_reader import one_reader
 from bert_jax.data.pool import available_cores, map_unordered
 from bert_jax.data.repeats import mark_repeated
 from bert_jax.data.sources import Source, SourceSpec, open_sources
@@ -210,7 +211,7 @@ def _map(job: Job, description: str, function: Any, shards: Shards, workers: int
     sizes = {name: sum(unit.size for unit in units) for name, units in shards}
     tasks = sorted(shards, key=lambda item: (-sizes[item[0]], item[0]))
     done = 0.0
-    finished = map_unordered(initialise, (job,), function, tasks, workers)
+    finished = map_unordered(initialise, (job,), function, tasks, workers, one_reader())
     with progress(description, sum(sizes.values()) / 1e6, "MB") as advance, contextlib.closing(finished):
         for count, (index, _) in enumerate(finished, start=1):
             done += sizes[tasks[index][0]] / 1e6

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import Config, Train
-from bert_jax.console import log
+from bert_jax.config import Config, Data, Train
+from bert_jax.console import log, warn
 from bert_jax.data.drivers import batches
 from bert_jax.data.feed import AnyFeed, make_feed
 from bert_jax.data.from_sources import store_from_sources
 from bert_jax.data.records import RecordsFeed, make_records_feed
+from bert_jax.data.sources import open_sources
 from bert_jax.data.store import Store, load_store, verify_once
 from bert_jax.errors import BertJaxError
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
@@ -147,7 +148,7 @@ def open_pretraining_data(
                 "data.sources makes a store on one machine only: with several processes run bert-jax prepare first and "
                 "name its store with --data.store"
             )
-        specs = (str(_made_before(cache, known_store) or store_from_sources(data, cache)),)
+        specs = (str(_made_before(data, cache, known_store) or store_from_sources(data, cache)),)
     stores, weights = zip(*(_open(spec) for spec in specs), strict=True) if specs else ((), ())
     if data.records and data.tokenizer is None:
         raise BertJaxError("data.records needs --data.tokenizer: the vocabulary its ids were made with")
@@ -164,12 +165,34 @@ def open_pretraining_data(
     )
 
 
-def _made_before(cache: Path, fingerprint: str | None) -> Path | None:
-    """The store of a fingerprint among those that were made from sources, if it is there."""
+def _made_before(data: Data, cache: Path, fingerprint: str | None) -> Path | None:
+    """The store of a fingerprint among those that were made from sources, if it is there.
+
+    Errors: `BertJaxError` when the files that `data.sources` names hold another text than it was made from.
+    """
     for place in sorted(cache.glob("store-*")) if fingerprint else ():
-        if (place / "manifest.json").is_file() and load_store(place).fingerprint == fingerprint:
-            return place
+        if (place / "manifest.json").is_file():
+            store = load_store(place)
+            if store.fingerprint == fingerprint:
+                _check_same_text(data, store)
+                return place
     return None
+
+
+def _check_same_text(data: Data, store: Store) -> None:
+    """Files only: what stdin gave is gone, `stdlib` is another text in each Python, a data set would be fetched."""
+    if any(name in ("-", "stdlib") or name.startswith("tfds:") for name in data.sources):
+        return
+    try:
+        found = open_sources(data.sources, encoding_errors=data.encoding_errors).fingerprint()
+    except BertJaxError as error:
+        warn(f"{error}; going on with the store that was made of the text, {store.path}")
+        return
+    if found != store.manifest["settings"]["source_fingerprint"]:
+        raise BertJaxError(
+            f"data.sources {' '.join(data.sources)} is not the text that the run's store {store.path} was made from: "
+            "give that text, or another --run"
+        )
 
 
 def _check_records(config: Config) -> None:

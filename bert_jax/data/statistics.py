@@ -2,7 +2,7 @@
 
 Counts are exact. Distinct lines are estimated from the smallest hashes seen (exact up to 65,536 distinct lines, within
 about 0.4 % beyond), the most repeated lines are found by Misra–Gries counting (counts are lower bounds, at most lines /
-8,192 too low), and the share of random pairs comes from walking over the documents with the smallest hashes.
+1,024 too low), and the share of random pairs comes from walking over the documents with the smallest hashes.
 """
 
 from __future__ import annotations

@@ -45,10 +45,10 @@ def chance_text(chance: Mapping[str, float | None], vocab_size: int, objective: 
     return "chance: " + ", ".join(parts)
 
 
-def patience_steps(warmup: float, total_steps: int) -> int:
-    """After how many steps a model should beat chance: three warm-ups, and no less than a tenth of the run."""
-    warmup_steps = warmup * total_steps if warmup < 1 else warmup
-    return math.ceil(max(3 * warmup_steps, total_steps / 10))
+def patience_steps(warmup_steps: int, steps: int) -> int:
+    """After how many steps a model should beat chance: three warm-ups, no less than a tenth of the first schedule's
+    `steps`, and no more than all of them."""
+    return min(steps, math.ceil(max(3 * warmup_steps, steps / 10)))
 
 
 def stuck_warning(mlm_loss: float | None, chance: Mapping[str, float | None], step: int) -> str | None:

@@ -28,6 +28,7 @@ from bert_jax.train.digests import leaves_by_path
 from bert_jax.train.evaluation import Evaluation, opened
 from bert_jax.train.metrics import Counters, Meter, MetricsWriter, read_metrics
 from bert_jax.train.run import Run
+from bert_jax.train.schedule import stretches
 from bert_jax.train.signals import stop_requests
 from bert_jax.train.tracing import steps_to_trace, trace
 
@@ -263,7 +264,8 @@ def _warn_if_no_better_than_chance(
         text = first_loss_warning(line["loss"], model.known_vocab_size, objective)
         if text:
             warn(text)
-    if not counters.warned_chance and step >= patience_steps(config.optimizer.warmup, config.total_steps):
+    first = stretches(config)[0]
+    if not counters.warned_chance and step >= patience_steps(first.warmup_steps, first.steps):
         counters.warned_chance = True  # looked at once, whatever came out
         text = stuck_warning(line["mlm_loss"], chance, step)
         if text:

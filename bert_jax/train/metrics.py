@@ -199,7 +199,7 @@ class MetricsWriter:
             with files.clear_errors("write", tensorboard):
                 self._writer = SummaryWriter(
                     str(tensorboard),
-                    purge_step=restored_step + 1 if restored_step else None,
+                    purge_step=restored_step + 1,  # 1 as well: what a start that saved nothing wrote ends there
                     # Its own names differ by the second only: a second start within one would lose the first file.
                     filename_suffix=f".{time.time_ns()}",
                 )

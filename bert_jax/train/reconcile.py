@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from bert_jax.config import Config, Phase
@@ -34,6 +35,9 @@ def reconcile(
     if dict(fingerprints) == run.fingerprints:
         from_sources = bool(run.config.data.sources and new_config.data.sources)
         found = [item for item in found if not _says_how_the_store_was_made(item.path, from_sources)]
+        if from_sources:  # what the store was made of stays on record, wherever that lies today
+            sources = run.config.data.sources
+            new_config = replace(new_config, data=replace(new_config.data, sources=sources))
     phases = _phase_differences(run.config, new_config, step)
     schedule = [item for item in found if item.kind == "schedule" and not item.path.startswith("train.later_phases")]
     identity = [item for item in found if item.kind == "identity"]
