@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from bert_jax import files
+from bert_jax.console import log
 from bert_jax.errors import BertJaxError
 
 Activation = Literal[
@@ -178,9 +179,12 @@ class BertConfig:
         if not isinstance(values, dict):
             raise BertJaxError(f"{path} holds {type(values).__name__}: expected one JSON object with hidden_size, …")
         try:
-            return cls.from_dict(values, dialect)
+            config = cls.from_dict(values, dialect)
         except BertJaxError as error:
             raise BertJaxError(f"{path}: {error}") from error
+        if config.extra:
+            log(f"{path}: kept, but without meaning here: {', '.join(sorted(config.extra))}")
+        return config
 
     def to_dict(self, dialect: Dialect | None = None) -> dict[str, Any]:
         """The fields as JSON-able values, `extra` beside them; with a `dialect`, as that program reads them.

@@ -1,7 +1,7 @@
 """The command `bert-jax`: reads arguments, calls the function of the same name in `commands`, prints its result.
 
 Results go to stdout (one JSON object last, or a stream of lines), everything else to stderr. Exit codes: 0 done,
-1 failed with one clear line, 2 bad usage, 75 stopped by a signal after saving.
+1 failed with one clear line, 2 bad usage, 75 stopped by a signal after saving, 130 interrupted with nothing to save.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Every command of `bert-jax` as a plain function; the only place that joins the rooms.
+"""Every command of `bert-jax` as a plain function.
+
+Here the rooms are joined; what takes more than a call (data → feed → program → loop → run) is in `pretraining`.
 
 Arguments before the `/` stand without a name on the command line, the others are `--name VALUE`. A function returns
 a dict that is JSON, or an iterator of lines. Frameworks are imported inside the functions that need them.
@@ -7,13 +9,13 @@ a dict that is JSON, or an iterator of lines. Frameworks are imported inside the
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bert_jax.config import Config
 from bert_jax.errors import UsageError
+from bert_jax.files import lines_of_stdin
 
 if TYPE_CHECKING:
     from bert_jax.infer.loaded import Bert
@@ -109,16 +111,19 @@ def prepare(
     )
 
 
-def tokenize(*, tokenizer: str, pieces: bool = False) -> Iterator[str]:
+def tokenize(
+    *, tokenizer: str, pieces: bool = False, encoding_errors: Literal["strict", "replace"] = "strict"
+) -> Iterator[str]:
     """Turn lines on stdin into lines of ids, or of pieces.
 
     Args:
         tokenizer: Tokenizer directory.
         pieces: Print pieces instead of ids.
+        encoding_errors: What to do with bytes that are not UTF-8.
     """
     from bert_jax.text.tokenizer import load_tokenizer, tokenize_lines
 
-    return tokenize_lines(load_tokenizer(tokenizer), (line.rstrip("\n") for line in sys.stdin), pieces)
+    return tokenize_lines(load_tokenizer(tokenizer), lines_of_stdin(encoding_errors), pieces)
 
 
 def show(
@@ -202,10 +207,12 @@ def evaluate(
     length: int | None = None,
     batch: int = 64,
     sequences: int = 2048,
+    whole_words: bool = False,
+    masked_share: float = 0.15,
 ) -> dict[str, Any]:
     """Score a model on held-out documents, beside what chance would score.
 
-    Pairs and masks come from a fixed seed: two models are comparable.
+    Pairs and masks come from a fixed seed, and do not depend on how the model was trained: two models are comparable.
 
     Args:
         model: MODEL: a run directory (RUN, RUN@1000, RUN@best).
@@ -214,10 +221,21 @@ def evaluate(
         length: Sequence length (default: 128, or the model's longest if that is shorter).
         batch: Sequences per step.
         sequences: Most sequences.
+        whole_words: Mask whole words; the scores of both kinds of masks are not comparable.
+        masked_share: Share of the tokens to predict.
     """
     from bert_jax.pretraining import evaluate as evaluate_model
 
-    return evaluate_model(model, store, split=split, length=length, batch=batch, sequences=sequences)
+    return evaluate_model(
+        model,
+        store,
+        split=split,
+        length=length,
+        batch=batch,
+        sequences=sequences,
+        whole_words=whole_words,
+        masked_share=masked_share,
+    )
 
 
 def load(model: str | os.PathLike[str], *, cased: bool | None = None) -> Bert:
@@ -237,6 +255,7 @@ def predict(
     candidates: tuple[str, ...] = (),
     out: str | None = None,
     cased: bool | None = None,
+    encoding_errors: Literal["strict", "replace"] = "strict",
 ) -> Iterator[str]:
     """Answers from a model, one JSON line per input.
 
@@ -248,6 +267,7 @@ def predict(
         candidates: Only rank these words, for fill-mask.
         out: Write the lines to this .jsonl file instead of stdout.
         cased: Override the tokenizer's casing.
+        encoding_errors: What to do with bytes on stdin that are not UTF-8.
     """
     from bert_jax.files import to_json
     from bert_jax.infer.fill_mask import fill_masks
@@ -256,7 +276,7 @@ def predict(
     if task == "next-sentence" and (top_k is not None or candidates):
         raise UsageError("--top-k and --candidates are for fill-mask: next-sentence has two answers only")
     bert = load(model, cased=cased)
-    inputs: Iterable[str] = texts or (line.rstrip("\n") for line in sys.stdin)
+    inputs: Iterable[str] = texts or lines_of_stdin(encoding_errors)
     if task == "fill-mask":
         answers = fill_masks(bert, inputs, 5 if top_k is None else top_k, candidates or None)
     else:

@@ -74,12 +74,25 @@ def key_words(key: Any) -> jax.Array:
 
 
 def make_mesh(sizes: Sequence[int], names: Sequence[str], devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
-    """A device mesh whose axes are all `Auto` (jax's default became Explicit), in the order best for the hardware."""
+    """A device mesh whose axes are all `Auto` (jax's default became Explicit), in the order best for the hardware.
+
+    Several TPU slices lie along the first axis, so that only it crosses the slow network between them.
+    Errors: `BertJaxError` when the slices do not divide the first axis.
+    """
     import jax
     from jax.sharding import AxisType
 
     axis_types = (AxisType.Auto,) * len(tuple(names))
-    return jax.make_mesh(tuple(sizes), tuple(names), axis_types=axis_types, devices=devices)
+    slices = len({getattr(device, "slice_index", 0) for device in (jax.devices() if devices is None else devices)})
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes), tuple(names), axis_types=axis_types, devices=devices)
+    if sizes[0] % slices:
+        raise BertJaxError(f"mesh {names[0]} is {sizes[0]}: expected a multiple of the {slices} TPU slices")
+    from jax.experimental.mesh_utils import create_hybrid_device_mesh
+
+    inside, across = (sizes[0] // slices, *sizes[1:]), (slices, *(1 for _ in sizes[1:]))
+    arranged = create_hybrid_device_mesh(inside, across, devices=devices)
+    return jax.sharding.Mesh(arranged, tuple(names), axis_types=axis_types)
 
 
 def set_mesh(mesh: jax.sharding.Mesh) -> AbstractContextManager[Any]:

@@ -13,8 +13,9 @@ A number's limits stand beside its default: `least` and `most` may be reached, `
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from bert_jax.bert_config import BertConfig
 from bert_jax.errors import BertJaxError
@@ -224,6 +225,18 @@ class Log:
     """Write a jax trace of steps A:B (counted from the start of this process) under RUN/profile."""
 
 
+EXCLUSIVE = (("train.steps", "train.minutes"), ("data.store", "data.sources", "data.records"))
+"""Fields of which exactly one is set: one that is given on the command line takes the place of another in the file."""
+
+
+class Span(NamedTuple):
+    """The steps [begin, end) of one phase, counted over the whole run."""
+
+    phase: int
+    begin: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Config:
     """One pre-training run."""
@@ -247,6 +260,19 @@ class Config:
         return (first, *train.later_phases)
 
     @property
+    def spans(self) -> tuple[Span, ...]:
+        """Where each phase begins and ends, in steps of the whole run."""
+        ends = itertools.accumulate(phase.steps for phase in self.phases)
+        return tuple(
+            Span(index, end - phase.steps, end)
+            for index, (phase, end) in enumerate(zip(self.phases, ends, strict=True))
+        )
+
+    def span_at(self, step: int) -> Span:
+        """The span that step `step` belongs to; the last one at the end of the run."""
+        return next((span for span in self.spans if step < span.end), self.spans[-1])
+
+    @property
     def total_steps(self) -> int:
         """Steps of all phases together."""
-        return sum(phase.steps for phase in self.phases)
+        return self.spans[-1].end

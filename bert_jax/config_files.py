@@ -9,13 +9,14 @@ import io
 import operator
 import os
 import runpy
+import traceback
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from bert_jax.config import Config, Kind
+from bert_jax.config import EXCLUSIVE, Config, Kind
 from bert_jax.errors import BertJaxError, UsageError
 
 _Dataclass = TypeVar("_Dataclass")
@@ -78,6 +79,12 @@ def load_config(name_or_path: str | os.PathLike[str] | Config) -> Config:
         raise BertJaxError(f"{path}: {error}{_suggestion(str(error))}") from error
     except SyntaxError as error:
         raise BertJaxError(f"{path}, line {error.lineno}: {error.msg}") from error
+    except BertJaxError as error:
+        raise BertJaxError(f"{path}: {error}") from error
+    except Exception as error:
+        lines = [step.lineno for step in traceback.extract_tb(error.__traceback__) if step.filename == str(path)]
+        where = f", line {lines[-1]}" if lines else ""
+        raise BertJaxError(f"{path}{where}: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         found = "nothing" if config is None else type(config).__name__
         raise BertJaxError(f"{path} binds {found} to the name 'config': expected bert_jax.Config(...)")
@@ -218,5 +225,21 @@ def override(config: Config, arguments: list[str], program: str = "bert-jax pret
     except SystemExit as error:  # tyro draws a box and exits; a Python caller must get an error instead
         words = said.getvalue().translate(dict.fromkeys(map(ord, "│─╭╮╰╯"), " ")).split("For full helptext")[0]
         raise UsageError(" ".join(words.split())) from error
+    changed = _in_place_of_another(config, changed)
     check_values(changed)
     return changed
+
+
+def _in_place_of_another(before: Config, after: Config) -> Config:
+    """Of fields that exclude each other the one given now: `data.store` instead of the file's `data.sources`."""
+    for group in EXCLUSIVE:
+        fields = {path: path.split(".") for path in group}
+        old = {path: getattr(getattr(before, section), name) for path, (section, name) in fields.items()}
+        new = {path: getattr(getattr(after, section), name) for path, (section, name) in fields.items()}
+        given = [path for path in group if new[path] and new[path] != old[path]]
+        for path, (section, name) in fields.items():
+            if len(given) == 1 and new[path] and path != given[0]:
+                unset = {name: () if isinstance(new[path], tuple) else None}
+                changed = dataclasses.replace(getattr(after, section), **unset)
+                after = dataclasses.replace(after, **{section: changed})
+    return after

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -164,3 +165,19 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def lines_of_stdin(encoding_errors: str = "strict") -> Iterator[str]:
+    """The lines of standard input as they come, without their ends, read as UTF-8 whatever the machine's locale.
+
+    Errors: `BertJaxError` naming the line that is not UTF-8, unless `encoding_errors` is "replace".
+    """
+    for number, line in enumerate(getattr(sys.stdin, "buffer", sys.stdin), start=1):
+        try:
+            text = line.decode("utf-8", encoding_errors) if isinstance(line, bytes) else line
+        except UnicodeDecodeError as error:
+            raise BertJaxError(
+                f"stdin is not UTF-8 in line {number}, byte {error.start}: convert it, or give "
+                "--encoding-errors replace"
+            ) from error
+        yield text.rstrip("\n")

@@ -24,11 +24,11 @@ from bert_jax.files import require_absent
 from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.model.bert import abstract_parameters
 from bert_jax.model.flops import peak_flops, training_flops
-from bert_jax.scale.show import vocabulary_of
 from bert_jax.text.tokenizer import Tokenizer
 from bert_jax.train.calibration import calibrate, provisional
 from bert_jax.train.evaluation import Evaluation, make_evaluation
-from bert_jax.train.loop import Feed, phase_spans, train
+from bert_jax.train.loop import Feed, train
+from bert_jax.train.masking import vocabulary_of
 from bert_jax.train.program import Program, check_parameters, make_program
 from bert_jax.train.reconcile import as_calibrated, reconcile
 from bert_jax.train.run import Run, create_run, is_run, on_first_process, open_run, with_steps
@@ -172,7 +172,7 @@ def _check_start(start: LoadedModel | None, config: Config, tokenizer: Tokenizer
 
 def _feed(config: Config, data: PretrainingData, step: int) -> Iterator[Mapping[str, Any]]:
     """This process's batches from global step `step` to the end of its phase."""
-    span = next(span for span in phase_spans(config) if step < span.end)
+    span = config.span_at(step)
     return data.train_batches(span.phase, step - span.begin, jax.process_index(), jax.process_count())
 
 
@@ -212,7 +212,15 @@ def _pass_over(
 
 
 def evaluate(
-    model: str, store: str | None, *, split: str, length: int | None, batch: int, sequences: int
+    model: str,
+    store: str | None,
+    *,
+    split: str,
+    length: int | None,
+    batch: int,
+    sequences: int,
+    whole_words: bool,
+    masked_share: float,
 ) -> dict[str, Any]:
     """Score a MODEL on one split of a token store; the arguments are those of `bert_jax.evaluate`."""
     loaded = load_model(model)
@@ -228,27 +236,22 @@ def evaluate(
         raise BertJaxError(f"--length {length}: {loaded.path} has {longest} positions; give no more")
     if sequences < 1:
         raise BertJaxError(f"--sequences {sequences}: expected at least 1")
-    # As the run itself evaluates, where there is one: its objective, its masks.
-    train = Train(objective="mlm+nsp" if "next_sentence" in loaded.heads else "mlm")
-    if loaded.kind == "run":
-        train = open_run(loaded.path).config.train
-    predictions = math.ceil(train.masked_share * length)
-    train = dataclasses.replace(
-        train,
+    usual = Train(objective="mlm+nsp" if "next_sentence" in loaded.heads else "mlm")
+    own = open_run(loaded.path).config.train if loaded.kind == "run" else usual
+    train = Train(
+        objective=own.objective,
         length=length,
         batch=batch,
-        predictions=predictions,
+        predictions=math.ceil(masked_share * length),
         steps=1,
-        minutes=None,
-        later_phases=(),
-        accumulation=1,
+        masked_share=masked_share,
+        whole_words=whole_words,
     )
     settings = Config(model=loaded.config, train=train, mesh=MeshConfig())
     check_values(settings)
-    if train.whole_words and not opened.has_word_starts:
+    if whole_words and not opened.has_word_starts:
         raise BertJaxError(
-            f"{loaded.path} masks whole words and store {opened.path} does not know where words begin: "
-            "prepare it with --segmenter"
+            f"--whole-words: store {opened.path} does not know where words begin: prepare it with --segmenter"
         )
     program = make_program(settings, 0, make_mesh(settings.mesh), vocabulary_of(loaded.tokenizer))
     with tempfile.TemporaryDirectory(prefix="bert_jax_") as plans:
@@ -257,7 +260,8 @@ def evaluate(
         sequences = min(sequences, feed.rows_per_epoch(0))
         with progress("evaluating", sequences, "sequences") as advance:
             scores = _pass_over(feed, sequences, batch, chance_of(opened, feed), advance)(program, params)
-    return {**scores, "step": loaded.step, "model": str(loaded.path), "store": str(opened.path), "length": length}
+    made = {"model": str(loaded.path), "store": str(opened.path), "length": length}
+    return {**scores, "step": loaded.step, **made, "masked_share": masked_share, "whole_words": whole_words}
 
 
 def _own_store(loaded: LoadedModel) -> Store:

@@ -140,6 +140,12 @@ def test_a_change_while_in_use_is_noticed(files: list[Path], tmp_path: Path) -> 
         feed.examples(np.arange(COUNTS[0]))
 
 
+def test_ids_of_another_vocabulary_are_named(files: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(BertJaxError, match=r"record \d+ has input_ids up to \d+, the tokenizer has 90 entries"):
+        make_records_feed(files[0], seed=0, index_dir=tmp_path, vocab_size=90)
+    make_records_feed(files[0], seed=0, index_dir=tmp_path, vocab_size=30522).examples(np.arange(COUNTS[0]))
+
+
 def test_files_that_are_no_such_records(files: list[Path], tmp_path: Path) -> None:
     tensorflow = tensorflow_on_cpu()
 

@@ -15,9 +15,10 @@ from bert_jax.bert_config import BertConfig
 from bert_jax.config import Config, Data, Phase, Train
 from bert_jax.data.pretraining import open_pretraining_data
 from bert_jax.errors import BertJaxError, UsageError
-from bert_jax.scale.show import phase_at, show, shown_run, vocabulary_of
+from bert_jax.scale.show import show, shown_run
 from bert_jax.text.tokenizer import load_tokenizer
 from bert_jax.train import step as step_module
+from bert_jax.train.masking import vocabulary_of
 from bert_jax.train.program import make_program
 from bert_jax.train.run import create_run
 from bert_jax.train.sharding import make_mesh
@@ -57,10 +58,10 @@ def consumed_by_the_step(monkeypatch: pytest.MonkeyPatch, config: Config, path: 
     original = step_module.mask_tokens
     monkeypatch.setattr(step_module, "mask_tokens", spy)
     data = open_pretraining_data(config, path, local=True)
-    phase_index, inside = phase_at(config, step)
+    phase_index, begin, _ = config.span_at(step)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     program = make_program(config, phase_index, mesh, vocabulary_of(data.tokenizer))
-    with data.train_batches(phase_index, inside, 0, 1) as batches:  # type: ignore[attr-defined]
+    with data.train_batches(phase_index, step - begin, 0, 1) as batches:  # type: ignore[attr-defined]
         batch = program.place(next(batches))
     jax.block_until_ready(program.train_step(program.init_state(), batch))
     jax.effects_barrier()

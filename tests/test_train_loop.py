@@ -35,7 +35,6 @@ from tiny_training import (
 from bert_jax.config import Checkpoint, Config, Log
 from bert_jax.errors import EXIT_STOPPED, BertJaxError
 from bert_jax.train.checkpoint import restore_params
-from bert_jax.train.loop import phase_at, phase_spans
 from bert_jax.train.metrics import read_metrics
 
 TIMES = ("time", "elapsed_seconds", "sequences_per_second", "real_tokens_per_second", "mfu")
@@ -112,8 +111,8 @@ def test_phases_carry_the_state_over_and_begin_their_feed_once(tmp_path: Path, w
     assert feed.closed == 2
     assert programs == [0, 1]
     assert _end(tmp_path) == _end(whole)
-    assert [phase_at(config, step) for step in (0, 11, 12, 23, 24)] == [0, 0, 1, 1, 1]
-    assert [tuple(span) for span in phase_spans(config)] == [(0, 0, 12), (1, 12, 24)]
+    assert [config.span_at(step).phase for step in (0, 11, 12, 23, 24)] == [0, 0, 1, 1, 1]
+    assert config.spans == ((0, 0, 12), (1, 12, 24))
 
 
 def test_initial_parameters_are_used_once(tmp_path: Path, whole: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bert_jax.config import Config, Optimizer, Phase, Train
 from bert_jax.errors import BertJaxError
-from bert_jax.train.schedule import count_start, make_schedule, phase_start, stretches, warmup_steps
+from bert_jax.train.schedule import count_start, make_schedule, stretches, warmup_steps
 
 
 def rates(steps: int = 100, later: tuple[Phase, ...] = (), **optimizer: Any) -> np.ndarray:
@@ -62,7 +62,7 @@ def test_one_schedule_spans_all_phases_unless_one_restarts() -> None:
     np.testing.assert_array_equal(found[:100], rates(100, learning_rate=1.0, warmup=10)[:100])
     np.testing.assert_array_equal(found[100:], rates(50, learning_rate=0.5, warmup=10))
     config = Config(train=Train(steps=100, later_phases=(again, second)), optimizer=Optimizer(warmup=10))
-    assert [phase_start(config, index) for index in range(3)] == [0, 100, 150]
+    assert [span.begin for span in config.spans] == [0, 100, 150]
     assert [count_start(config, index) for index in range(3)] == [0, 100, 100]
     assert [(part.start, part.steps, part.warmup_steps) for part in stretches(config)] == [(0, 100, 10), (100, 100, 20)]
 

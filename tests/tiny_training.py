@@ -25,7 +25,7 @@ from bert_jax.config import Checkpoint, Config, Evaluate, Log, Optimizer, Phase,
 from bert_jax.console import set_up_logging
 from bert_jax.errors import EXIT_FAILED, EXIT_STOPPED, BertJaxError
 from bert_jax.train.evaluation import make_evaluation
-from bert_jax.train.loop import phase_spans, train
+from bert_jax.train.loop import train
 from bert_jax.train.run import Run, create_run, is_run, open_run
 
 VOCABULARY, WIDTH, LENGTH, BATCH = 32, 8, 16, 8
@@ -188,7 +188,7 @@ class TinyFeed:
         return self._batches(step)
 
     def _batches(self, step: int) -> Iterator[dict[str, np.ndarray]]:
-        end = next(span.end for span in phase_spans(self.config) if step < span.end)
+        end = self.config.span_at(step).end
         try:
             for index in range(step, end):
                 time.sleep(self.seconds)

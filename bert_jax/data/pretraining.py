@@ -23,7 +23,7 @@ from bert_jax.data.store import Store, load_store, verify_once
 from bert_jax.errors import BertJaxError
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 
-EVALUATION_SEED = 0
+PAIR_SEED_OF_EVALUATION = 0
 """Pairs and order of held-out examples: the same for every model, so that models can be compared."""
 _PHASE_STRIDE = 0x9E3779B9
 
@@ -54,7 +54,7 @@ class PretrainingData:
         return found
 
     def _records_feed(self, seed: int) -> RecordsFeed:
-        return make_records_feed(self.records, seed=seed, index_dir=self.plans)
+        return make_records_feed(self.records, seed=seed, index_dir=self.plans, vocab_size=self.tokenizer.vocab_size)
 
     def check_feeds(self) -> None:
         """Open what the first phase reads, and records for every phase. Errors: `BertJaxError` for what cannot be."""
@@ -262,7 +262,13 @@ def _evaluation_stores(config: Config, stores: tuple[Store, ...], tokenizer: Tok
 def held_out_feed(store: Store, split: str, length: int, objective: str, plans: Path) -> AnyFeed:
     """The examples a model is evaluated on: one variant of the pairs under a fixed seed."""
     return make_feed(
-        [store], split=split, length=length, seed=EVALUATION_SEED, objective=objective, variants=1, plan_dir=plans
+        [store],
+        split=split,
+        length=length,
+        seed=PAIR_SEED_OF_EVALUATION,
+        objective=objective,
+        variants=1,
+        plan_dir=plans,
     )
 
 

@@ -61,9 +61,9 @@ class RecordsFeed:
     `length` is T, `predictions` is M: both are what the files were written with.
     """
 
-    def __init__(self, indices: Sequence[RecordIndex], seed: int):
+    def __init__(self, indices: Sequence[RecordIndex], seed: int, vocab_size: int | None = None):
         self._tf = tensorflow_on_cpu()
-        self._indices, self._seed = list(indices), seed
+        self._indices, self._seed, self._vocab_size = list(indices), seed, vocab_size
         self._files = [open(index.path, "rb") for index in indices]  # noqa: SIM115 - closed with this object
         self._stops = np.cumsum([len(index.offsets) for index in indices])
         self._orders: dict[int, EpochOrder] = {}
@@ -167,7 +167,19 @@ class RecordsFeed:
         if len(batch["next_sentence_labels"].shape) == 2:
             batch["next_sentence_labels"] = batch["next_sentence_labels"][:, 0]
         check(batch, MASKED)
+        self._require_in_vocabulary(batch, rows)
         return batch
+
+    def _require_in_vocabulary(self, batch: Batch, rows: Ints) -> None:
+        for name in ("input_ids", "masked_lm_ids") if self._vocab_size is not None else ():
+            ids = batch[name]
+            outside = np.flatnonzero(((ids < 0) | (ids >= self._vocab_size)).any(axis=1))
+            if len(outside):
+                (file,), (number,) = self._where(rows[outside[:1]])
+                raise BertJaxError(
+                    f"{self._indices[file].path}: record {number} has {name} up to {ids[outside[0]].max()}, the "
+                    f"tokenizer has {self._vocab_size} entries: name the vocabulary the records were made with"
+                )
 
     def _require_parsable(self, row: int, data: bytes, cause: Exception) -> None:
         try:
@@ -186,16 +198,17 @@ def make_records_feed(
     *,
     seed: int,
     index_dir: str | os.PathLike[str],
+    vocab_size: int | None = None,
 ) -> RecordsFeed:
     """A feed over TFRecord files written by `create_pretraining_data.py`; needs TensorFlow.
 
     Indices are kept in `index_dir`. Errors: `BertJaxError` for a file that is missing, compressed or damaged (naming
-    file, record and byte).
+    file, record and byte); while reading, for ids that a vocabulary of `vocab_size` entries does not have.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not given:
         raise BertJaxError("no TFRecord files were given: expected at least one")
-    return RecordsFeed([open_index(Path(path), Path(index_dir)) for path in given], seed)
+    return RecordsFeed([open_index(Path(path), Path(index_dir)) for path in given], seed, vocab_size)
 
 
 def open_index(path: Path, index_dir: Path) -> RecordIndex:

@@ -24,7 +24,7 @@ from bert_jax.model.flops import peak_flops, training_flops
 from bert_jax.scale.bench_feed import open_bench_store
 from bert_jax.scale.bench_record import device_figures, percentiles, record
 from bert_jax.text.tokenizer import load_tokenizer
-from bert_jax.train.masking import Vocabulary
+from bert_jax.train.masking import vocabulary_of
 from bert_jax.train.program import Program, make_program
 from bert_jax.train.sharding import make_mesh
 
@@ -138,9 +138,7 @@ def bench_config(config: str | Config | None, overrides: dict[str, Any]) -> Conf
 
 
 def _make_program(config: Config, store: Store) -> Program:
-    tokenizer = load_tokenizer(store.tokenizer_path)
-    vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids)
-    return make_program(config, 0, make_mesh(config.mesh), vocabulary)
+    return make_program(config, 0, make_mesh(config.mesh), vocabulary_of(load_tokenizer(store.tokenizer_path)))
 
 
 def _make_batches(program: Program, store: Store, plan_dir: Path) -> list[dict[str, jax.Array]]:

@@ -130,7 +130,8 @@ def _heads(objective: str) -> tuple[str, ...]:
 def shape_info(config: BertConfig, heads: tuple[str, ...]) -> dict[str, Any]:
     """`model`, `heads` and `parameters` of a configuration; parameters are null while the vocabulary size is open."""
     counted = None if config.vocab_size is None else count_parameters(config, heads)
-    return {"model": config.to_dict(), "heads": list(heads), "parameters": counted}
+    known = {name: value for name, value in config.to_dict().items() if name not in config.extra}
+    return {"model": known, "unknown_keys": dict(config.extra), "heads": list(heads), "parameters": counted}
 
 
 def count_parameters(config: BertConfig, heads: tuple[str, ...] = HEADS) -> dict[str, int]:

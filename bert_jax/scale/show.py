@@ -25,7 +25,7 @@ from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.files import to_json
 from bert_jax.formats.model import find_model
 from bert_jax.text.tokenizer import Tokenizer
-from bert_jax.train.masking import Vocabulary
+from bert_jax.train.masking import vocabulary_of
 from bert_jax.train.run import open_run
 from bert_jax.train.step import make_masked
 
@@ -42,21 +42,6 @@ class Shown(NamedTuple):
     fingerprints: dict[str, str]
 
 
-def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
-    """What masking knows of a tokenizer."""
-    return Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids)
-
-
-def phase_at(config: Config, step: int) -> tuple[int, int]:
-    """The phase a global step belongs to, and the step's number inside it. Errors: `BertJaxError` past the end."""
-    inside = step
-    for index, phase in enumerate(config.phases):
-        if 0 <= inside < phase.steps:
-            return index, inside
-        inside -= phase.steps
-    raise BertJaxError(f"step {step} is not one of this run's: it has steps 0 to {config.total_steps - 1}")
-
-
 def shown_examples(shown: Shown, step: int, count: int) -> Iterator[dict[str, Any]]:
     """The first `count` rows of global step `step` as JSON values.
 
@@ -64,8 +49,9 @@ def shown_examples(shown: Shown, step: int, count: int) -> Iterator[dict[str, An
     included, without padding; `masks` has `position original input change` for every prediction, `change` being
     `mask` (80 %), `random` or `kept` (10 % each; a random draw that happens to be the original counts as kept).
     """
-    phase_index, inside = phase_at(shown.config, step)
-    assert phase_index == shown.phase_index, (step, phase_index, shown.phase_index)
+    span = shown.config.span_at(step)
+    assert span.phase == shown.phase_index, (step, span, shown.phase_index)
+    phase_index, inside = span.phase, step - span.begin
     batch = shown.config.phases[phase_index].batch
     positions = np.arange(inside * batch, inside * batch + min(count, batch), dtype=np.int64)
     examples = shown.feed.examples(positions)
@@ -202,6 +188,8 @@ def shown_run(path: Path, step: int, store: str | None = None) -> Shown:
 
 def shown_step(config: Config, folder: Path, step: int, known_store: str | None = None) -> Shown:
     """What `config` trains on at `step`; `folder` is where a run of it would keep its data."""
-    phase_index, _ = phase_at(config, step)
+    if step >= config.total_steps:
+        raise BertJaxError(f"step {step} is not one of this run's: it has steps 0 to {config.total_steps - 1}")
+    phase_index = config.span_at(step).phase
     data = open_pretraining_data(config, folder, local=True, known_store=known_store, verify=False)
     return Shown(config, phase_index, data.train_feed(phase_index), data.tokenizer, data.fingerprints)

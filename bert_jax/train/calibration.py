@@ -13,7 +13,7 @@ from bert_jax.config import Config
 from bert_jax.console import clock, log
 from bert_jax.errors import BertJaxError
 from bert_jax.train.evaluation import Evaluation, opened
-from bert_jax.train.loop import Feed, evaluation_interval, phase_spans
+from bert_jax.train.loop import Feed, evaluation_interval
 from bert_jax.train.run import with_steps
 
 _PROVISIONAL_STEPS = 1000
@@ -79,7 +79,7 @@ def measure(
 ) -> Costs:
     """Compile and time a few steps of every phase, one evaluation and one fetch of the state."""
     compile_seconds, step_seconds, evaluation_seconds, save_seconds = 0.0, [], 0.0, 0.0
-    for span in phase_spans(config):
+    for span in config.spans:
         program = program_for_phase(span.phase)
         with opened(feed(span.begin)) as batches:
             state, first, each = _time_steps(program, batches)

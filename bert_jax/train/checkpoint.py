@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,13 +29,14 @@ from bert_jax.errors import BertJaxError
 from bert_jax.train.digests import RECORD_FILE, RECORD_FOLDER, Damaged, Leaves, leaves_by_path, make_record, read_record
 from bert_jax.train.saved_steps import (
     STATE_FOLDER,
+    Score,
     best_step,
     damaged_directories,
-    read_checked,
+    read_leaves,
+    require_digests,
     require_structure,
     restore_params,
     step_directories,
-    twice,
 )
 
 __all__ = ["Checkpoints", "Restored", "restore_params"]
@@ -64,30 +65,51 @@ def _worst(outcome: int) -> int:
 
 
 def _read_step(directory: Path, abstract: Leaves) -> tuple[Leaves, dict[str, Any]]:
-    """Leaves and counters of one step; all processes agree on what came of it.
+    """Leaves and counters of one step; only what is damaged in a second reading too is damage.
 
+    The processes agree after each part: the digests of arrays that lie over several of them are computed together, so
+    none may begin to while another has nothing to compute them of.
     Errors: `Damaged`; `BertJaxError` for another structure, or when the machine rather than the data failed.
     """
+    leaves: Leaves = {}
+    record: dict[str, Any] = {}
 
-    def read() -> tuple[Leaves, dict[str, Any]]:
-        record = read_record(directory)
+    def read() -> None:
+        record.update(read_record(directory))
         require_structure(directory, abstract, record)
-        return read_checked(directory, abstract, record), record["counters"]
+        leaves.update(read_leaves(directory, abstract))
 
+    for attempt in range(2):
+        damage = _together(read, directory) or _together(lambda: require_digests(leaves, record), directory)
+        if damage is None:
+            return leaves, record["counters"]
+        if attempt:
+            raise damage
+    raise AssertionError("two attempts end above")
+
+
+def _together(part: Callable[[], None], directory: Path) -> Damaged | None:
+    """Do a part of reading on all processes; the damage that any of them met.
+
+    Errors: `BertJaxError` on all of them when one failed in another way.
+    """
     failure: Exception | None = None
     try:
-        result = twice(read)
+        part()
     except Exception as error:
         failure = error
-    outcome = _GOOD if failure is None else _IS_DAMAGED if isinstance(failure, Damaged) else _FAILED
-    worst = _worst(outcome)
+    worst = _worst(_GOOD if failure is None else _IS_DAMAGED if isinstance(failure, Damaged) else _FAILED)
     if worst == _GOOD:
-        return result
-    if isinstance(failure, BertJaxError) or (failure is not None and outcome == worst == _IS_DAMAGED):
-        raise failure
+        return None
     if worst == _IS_DAMAGED:
-        raise Damaged("another process could not read its part")
-    reason = f"{type(failure).__name__}: {failure}" if failure else "another process failed"
+        return failure if isinstance(failure, Damaged) else Damaged("another process could not read its part")
+    if isinstance(failure, BertJaxError):
+        raise failure
+    reason = (
+        "another process failed"
+        if failure is None or isinstance(failure, Damaged)
+        else f"{type(failure).__name__}: {failure}"
+    )
     raise BertJaxError(f"cannot read checkpoint {directory}: {reason}; nothing was moved") from failure
 
 
@@ -105,7 +127,7 @@ class Checkpoints:
         self.last_failure: str | None = None
         self._manager: Any = None
         self._saving: int | None = None
-        self._scores: dict[int, float | None] = {}
+        self._scores: dict[int, Score | None] = {}
         with files.clear_errors("write", self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
         self._remove_left_overs()
@@ -163,10 +185,13 @@ class Checkpoints:
 
     # Writing
 
-    def save(self, step: int, state: Any, counters: Mapping[str, Any], score: float | None = None) -> None:
+    def save(
+        self, step: int, state: Any, counters: Mapping[str, Any], score: float | None = None, phase: int = 0
+    ) -> None:
         """Save in the background; returns once the arrays may be changed.
 
-        A save that fails is logged and counted, and leaves the older steps as they are. `score`: lower is better.
+        A save that fails is logged and counted, and leaves the older steps as they are. `score`: lower is better, among
+        those of one phase.
         """
         import orbax.checkpoint as ocp
 
@@ -174,7 +199,7 @@ class Checkpoints:
         if step in self.steps():
             return
         leaves = leaves_by_path(state)
-        record = make_record(step, leaves, counters, files.finite(score))
+        record = make_record(step, leaves, counters, files.finite(score), phase)
         try:
             self._open_manager().save(
                 step,
@@ -186,7 +211,7 @@ class Checkpoints:
         except Exception as error:
             self._failed(step, error)
         else:
-            self._saving, self._scores[step] = step, score
+            self._saving, self._scores[step] = step, None if score is None else Score(phase, score)
 
     def poll(self) -> None:
         """Note a save that has ended, without waiting for one that has not."""

@@ -87,12 +87,15 @@ def structure_of(leaves: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], 
     return {path: (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in leaves.items()}
 
 
-def make_record(step: int, leaves: Leaves, counters: Mapping[str, Any], score: float | None) -> dict[str, Any]:
+def make_record(
+    step: int, leaves: Leaves, counters: Mapping[str, Any], score: float | None, phase: int = 0
+) -> dict[str, Any]:
     digests = digests_of(leaves)
     body = {
         "format": RECORD_FORMAT,
         "step": step,
         "score": score,
+        "phase": phase,
         "counters": files.finite(counters),
         "leaves": {
             path: {"shape": list(shape), "dtype": dtype, "digest": digests[path]}

@@ -38,28 +38,6 @@ OWN_EVALUATION = ("", "eval")
 """Names of the evaluation on the run's own held-out part: its keys carry no name, its loss decides `best`."""
 
 
-class Span(NamedTuple):
-    """The steps [begin, end) of one phase."""
-
-    phase: int
-    begin: int
-    end: int
-
-
-def phase_spans(config: Config) -> list[Span]:
-    """Where each phase begins and ends."""
-    spans, begin = [], 0
-    for index, phase in enumerate(config.phases):
-        spans.append(Span(index, begin, begin + phase.steps))
-        begin += phase.steps
-    return spans
-
-
-def phase_at(config: Config, step: int) -> int:
-    """The phase that step `step` belongs to (the last one at the end of the run)."""
-    return next((span.phase for span in phase_spans(config) if step < span.end), len(config.phases) - 1)
-
-
 def evaluation_interval(config: Config) -> int:
     """Steps between evaluations: as configured, or a tenth of the run."""
     return config.evaluate.every or max(1, config.total_steps // 10)
@@ -105,7 +83,7 @@ def train(
         checkpoints = stack.enter_context(keeper)
 
         # Where the run stands: the newest good checkpoint, or the beginning.
-        program = programs(phase_at(config, max(checkpoints.steps(), default=0)))
+        program = programs(config.span_at(max(checkpoints.steps(), default=0)).phase)
         restored = checkpoints.restore(program.abstract_state())
         if restored is not None:
             step, state, counters = restored.step, restored.state, Counters.from_dict(restored.counters)
@@ -161,7 +139,7 @@ def train(
             # A checkpoint, written in the background.
             if step % config.checkpoint.every == 0 or last or stopping:
                 with meter.stopped_clock():
-                    checkpoints.save(step, state, counters.to_dict(), score)
+                    checkpoints.save(step, state, counters.to_dict(), score, config.span_at(step - 1).phase)
             if stopping:
                 break
 
@@ -229,7 +207,7 @@ class _Work(NamedTuple):
 
 def _work(config: Config, programs: Callable[[int], Any], feed: Feed, step: int) -> Generator[_Work, None, None]:
     """All steps from `step` to the end: each phase has its own program and feed, asked for when it begins."""
-    for span in phase_spans(config):
+    for span in config.spans:
         if step >= span.end:
             continue
         program = programs(span.phase)

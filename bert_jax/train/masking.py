@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.compat import threefry_2x32
+from bert_jax.text.interface import Tokenizer
 
 _PURPOSE = 0x4D41534B  # "MASK": keeps these bits apart from all others drawn from one seed
 _REPLACEMENT = 0x80000000  # the half of the counters that says what a chosen token becomes
@@ -29,6 +30,11 @@ class Vocabulary(NamedTuple):
     size: int
     mask_id: int
     special_ids: tuple[int, ...]
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    """What masking knows of a tokenizer."""
+    return Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids)
 
 
 def prediction_counts(length: int, predictions: int, share: float = 0.15) -> np.ndarray:

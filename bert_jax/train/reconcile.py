@@ -137,19 +137,17 @@ def _check_schedule(run: Run, new: Config, changed: list[Difference], step: int,
             f"the schedule of {run.path} differs at step {step}: {_listed(changed)}; "
             "give --change to go on with the new one, or another --run"
         )
-    start = 0
-    for index, (was, now) in enumerate(zip(run.config.phases, new.phases, strict=False)):
-        if step > start + was.steps and now.steps != was.steps:
+    for (index, start, end), now in zip(run.config.spans, new.phases, strict=False):
+        if step > end and now.steps != end - start:
             raise BertJaxError(
-                f"phase {index} of {run.path} ended at step {start + was.steps}, before step {step}: "
+                f"phase {index} of {run.path} ended at step {end}, before step {step}: "
                 f"its steps cannot become {now.steps}; change a phase still ahead, or give another --run"
             )
-        if start <= step <= start + was.steps and start + now.steps < step:
+        if start <= step <= end and start + now.steps < step:
             raise BertJaxError(
                 f"{run.path} stands at step {step}: phase {index} cannot end at {start + now.steps}; "
                 "give more steps, or another --run"
             )
-        start += was.steps
 
 
 def _listed(items: list[Difference]) -> str:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -61,18 +61,25 @@ def _one_error_only() -> Iterator[None]:
         asyncio_log.disabled = disabled
 
 
-def read_checked(directory: Path, abstract: Mapping[str, jax.ShapeDtypeStruct], record: Mapping[str, Any]) -> Leaves:
-    """Read leaves and compare their digests. Errors: `Damaged`."""
+def read_leaves(directory: Path, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> Leaves:
+    """Read all of the named leaves, their bits not looked at. Errors: `Damaged`."""
     with damage_if_unreadable(), _one_error_only():
         leaves = _read_leaves(directory, abstract)
     for path in abstract:
         if not isinstance(leaves.get(path), jax.Array | np.ndarray):
             raise Damaged(f"{path} is not in it")  # Orbax leaves out what its altered metadata no longer names
+    return leaves
+
+
+def require_digests(leaves: Leaves, record: Mapping[str, Any]) -> None:
+    """Compare the digests of leaves with those written; of arrays over several processes all must call it.
+
+    Errors: `Damaged`.
+    """
     for path, found in digests_of(leaves).items():
         written = record["leaves"][path]["digest"]
         if found != written:
             raise Damaged(f"the bits of {path} have digest {found}, not {written} as written")
-    return leaves
 
 
 def require_structure(directory: Path, abstract: Mapping[str, Any], record: Mapping[str, Any]) -> None:
@@ -115,23 +122,34 @@ def damaged_directories(directory: Path) -> list[str]:
     )
 
 
-def best_step(directories: Mapping[int, Path], known: dict[int, float | None] | None = None) -> int | None:
-    """The step whose evaluation scored lowest, None when no step was evaluated; `known` remembers what was read."""
+class Score(NamedTuple):
+    """What the evaluation of a saved step gave: comparable within one phase only, which has one sequence length."""
+
+    phase: int
+    loss: float
+
+
+def best_step(directories: Mapping[int, Path], known: dict[int, Score | None] | None = None) -> int | None:
+    """Of the latest phase that was evaluated the step with the lowest loss; None when no step was evaluated.
+
+    `known` remembers what was read.
+    """
     scores = {} if known is None else known
     for step, directory in directories.items():
         if step not in scores:
             try:
-                scores[step] = read_record(directory)["score"]
+                record = read_record(directory)
+                scores[step] = None if record["score"] is None else Score(record.get("phase", 0), record["score"])
             except (Damaged, OSError):
                 scores[step] = None
     evaluated = {step: score for step in directories if (score := scores[step]) is not None}
-    return min(evaluated, key=lambda step: (evaluated[step], step)) if evaluated else None
+    return min(evaluated, key=lambda step: (-evaluated[step].phase, evaluated[step].loss, step), default=None)
 
 
 def restore_params(run_directory: str | Path, step: int | str | None = None) -> tuple[dict[str, Any], int]:
     """The parameters of a run, without its optimizer, on the default device: (nested dict of arrays, step).
 
-    `step`: a number, 'best' (lowest held-out masked LM loss) or None (the newest good one). Nothing is written or
+    `step`: a number, 'best' (see `best_step`) or None (the newest good one). Nothing is written or
     moved. Errors: `BertJaxError` naming the run and the steps it has.
     """
     folder = Path(run_directory) / "checkpoints"
@@ -173,8 +191,10 @@ def _read_params(directory: Path) -> dict[str, Any]:
         for path, leaf in record["leaves"].items()
         if path.startswith("params/")
     }
+    leaves = read_leaves(directory, abstract)
+    require_digests(leaves, record)
     params: dict[str, Any] = {}
-    for path, leaf in read_checked(directory, abstract, record).items():
+    for path, leaf in leaves.items():
         *folders, name = path.split("/")[1:]
         place = params
         for folder in folders:

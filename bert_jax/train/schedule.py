@@ -70,14 +70,9 @@ def stretches(config: Config) -> tuple[Stretch, ...]:
     return tuple(found)
 
 
-def phase_start(config: Config, phase_index: int) -> int:
-    """Global step of the first step of a phase."""
-    return sum(phase.steps for phase in config.phases[:phase_index])
-
-
 def count_start(config: Config, phase_index: int) -> int:
     """Global step from which the optimizer's count (bias correction) runs in this phase: its stretch's start."""
-    start = phase_start(config, phase_index)
+    start = config.spans[phase_index].begin
     return max(stretch.start for stretch in stretches(config) if stretch.start <= start)
 
 

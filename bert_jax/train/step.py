@@ -29,7 +29,7 @@ Tree = Any
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
-EVALUATION_SEED = 20181011  # any fixed number: two models see the same masks
+MASK_SEED_OF_EVALUATION = 20181011  # any fixed number: two models see the same masks
 """Seed of the masks of every evaluation, whatever the run's own."""
 _DROPOUT = 0x44524F50  # "DROP": keeps these bits apart from all others drawn from one seed
 
@@ -206,7 +206,7 @@ def make_evaluate_step(
     model: Bert, config: Config, phase_index: int, vocabulary: Vocabulary
 ) -> Callable[[Tree, Batch], Metrics]:
     """`evaluate_step(params, batch) -> sums` over the rows whose `example_weights` (default 1) are not 0."""
-    masked = make_masked(config, phase_index, vocabulary, EVALUATION_SEED, epoch=0)
+    masked = make_masked(config, phase_index, vocabulary, MASK_SEED_OF_EVALUATION, epoch=0)
     next_sentence = config.train.objective != "mlm"
 
     def evaluate_step(params: Tree, batch: Batch) -> Metrics:
