@@ -54,8 +54,11 @@ def small_bert(seed: int = 0, heads: tuple[str, ...] = HEADS) -> Bert:
     return Bert(LoadedModel(small_config(), params, small_tokenizer(), "run", Path("small"), 0, heads))
 
 
-def small_run(path: Path, scores: dict[int, float | None], objective: str = "mlm+nsp") -> Run:
-    """A run directory with a checkpoint per entry: step → score; the parameters of step s are drawn from seed s."""
+def small_run(path: Path, scores: dict[int, float | None], objective: str = "mlm+nsp", second: int = 10**9) -> Run:
+    """A run directory with a checkpoint per entry: step → score; the parameters of step s are drawn from seed s.
+
+    From step `second` on they are of the second phase.
+    """
     train = Train(length=32, batch=8, predictions=5, steps=100, objective=objective)  # type: ignore[arg-type]
     tokenizer = small_tokenizer()
     fingerprints = {"tokenizer": tokenizer.fingerprint, "store": "b" * 64}
@@ -63,6 +66,6 @@ def small_run(path: Path, scores: dict[int, float | None], objective: str = "mlm
     heads = HEADS if objective != "mlm" else HEADS[:1]
     with Checkpoints(run.checkpoints, keep=10) as checkpoints:
         for step, score in scores.items():
-            checkpoints.save(step, init_state(small_parameters(step, heads)), {}, score)
+            checkpoints.save(step, init_state(small_parameters(step, heads)), {}, score, phase=int(step >= second))
             checkpoints.wait()
     return run

@@ -83,6 +83,16 @@ def test_unknown_keys_are_kept_and_reported():
     assert hash(config) == hash(BertConfig.from_dict(GOOGLE))  # a module keeps it, so it must be hashable
 
 
+def test_unknown_keys_of_a_file_are_named(tmp_path, caplog):
+    (tmp_path / "bert_config.json").write_text(json.dumps({**GOOGLE, "pooler_fc_size": 768, "directionality": "bidi"}))
+    with caplog.at_level("INFO", "bert_jax"):
+        config = BertConfig.from_json_file(tmp_path / "bert_config.json")
+    assert set(config.extra) == {"pooler_fc_size", "directionality"}
+    assert caplog.messages == [
+        f"{tmp_path}/bert_config.json: kept, but without meaning here: directionality, pooler_fc_size"
+    ]
+
+
 def test_published_file(data_dir):
     config = BertConfig.from_json_file(data_dir / "tf1_sharp" / "bert_config.json")
     assert (config.vocab_size, config.hidden_act, config.layer_norm_eps) == (60, "gelu_tanh", 1e-12)

@@ -65,3 +65,28 @@ def test_mesh_axes_are_auto_and_can_be_set():
     assert dict(mesh.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
     with compat.set_mesh(mesh):
         assert float(jax.jit(lambda x: jnp.sum(x))(jnp.ones(8))) == 8
+
+
+def test_slices_lie_along_the_first_axis(monkeypatch):
+    class Chip:
+        """What a TPU of several slices says of itself, as far as a mesh asks."""
+
+        platform, device_kind, process_index = "tpu", "stub", 0
+
+        def __init__(self, number):
+            self.id, self.slice_index = number, number // 4
+
+    chips = [Chip(number) for number in range(8)]
+    seen = {}
+
+    def arrange(inside, across, devices):
+        seen.update(inside=inside, across=across)
+        return np.array(devices, object).reshape(tuple(np.multiply(inside, across)))
+
+    monkeypatch.setattr("jax.experimental.mesh_utils.create_hybrid_device_mesh", arrange)
+    monkeypatch.setattr(jax.sharding, "Mesh", lambda arranged, names, axis_types: (arranged, names))
+    arranged, _ = compat.make_mesh((4, 2, 1), ("data", "fsdp", "tensor"), chips)
+    assert seen == {"inside": (2, 2, 1), "across": (2, 1, 1)}
+    assert [[chip.slice_index for chip in row.ravel()] for row in arranged] == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    with pytest.raises(BertJaxError, match="mesh data is 1: expected a multiple of the 2 TPU slices"):
+        compat.make_mesh((1, 8, 1), ("data", "fsdp", "tensor"), chips)

@@ -83,6 +83,29 @@ def test_overrides_are_typed_and_reach_phases() -> None:
     assert changed.total_steps == 16
 
 
+def test_what_is_given_takes_the_place_of_what_it_excludes() -> None:
+    config = Config(data=Data(sources=("text",)), train=Train(steps=5))
+    changed = config_files.override(config, ["--train.minutes", "60", "--data.store", "a", "b"])
+    assert (changed.train.steps, changed.train.minutes) == (None, 60)
+    assert (changed.data.sources, changed.data.store) == ((), ("a", "b"))
+    both = config_files.override(config, ["--train.minutes", "60", "--train.steps", "7"])
+    assert (both.train.steps, both.train.minutes) == (7, 60)  # for pretrain to refuse
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nope", r"own.py, line 1: ModuleNotFoundError: No module named 'nope'"),
+        ("\nconfig = 1 / 0", r"own.py, line 2: ZeroDivisionError"),
+        ("from bert_jax import BertConfig\nBertConfig(hidden_size=-1)", r"own.py: hidden_size"),
+    ],
+)
+def test_a_file_that_fails_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(BertJaxError, match=message):
+        config_files.load_config(tmp_path / "own.py")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -346,6 +346,27 @@ def test_another_text_begins_anew(interrupted: Path, corpus: Path, tokenizer: To
     assert report["reused_shards"] == 0
 
 
+def test_a_large_file_written_since_begins_anew(
+    interrupted: Path, corpus: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not every byte of one is in the fingerprint: the time it was written stands for the others."""
+    monkeypatch.setattr(module, "WHOLE_BYTES", 100)
+    settings = {"workers": 1, "eval_fraction": 0.2}
+    monkeypatch.setattr(module, "_rename", lambda *_: (_ for _ in ()).throw(BertJaxError("stopped")))
+    refused("stopped", tmp_path / "store", [str(corpus)], tokenizer, **settings)
+    plan = (interrupted / "plan.json").read_bytes()
+    refused("stopped", tmp_path / "store", [str(corpus)], tokenizer, **settings)
+    assert (interrupted / "plan.json").read_bytes() == plan
+    file = next(corpus.glob("*.txt"))
+    before = file.stat()
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    try:
+        refused("stopped", tmp_path / "store", [str(corpus)], tokenizer, **settings)
+        assert (interrupted / "plan.json").read_bytes() != plan
+    finally:
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def test_a_second_writer_is_refused(corpus: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     from bert_jax.files import lock
 

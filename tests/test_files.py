@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -83,3 +84,16 @@ def test_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
     holder.communicate()
     with files.lock(tmp_path / "run" / ".lock", wait=False):
         pass
+
+
+def test_lines_of_stdin_are_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    def given(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), "latin-1"))
+
+    given("é\nb\n\nlast".encode())
+    assert list(files.lines_of_stdin()) == ["é", "b", "", "last"]
+    given(b"good\nx\xff\n")
+    with pytest.raises(BertJaxError, match=r"stdin is not UTF-8 in line 2, byte 1: .*--encoding-errors replace"):
+        list(files.lines_of_stdin())
+    given(b"good\nx\xff\n")
+    assert list(files.lines_of_stdin("replace")) == ["good", "x\ufffd"]

@@ -142,6 +142,12 @@ def test_a_run_loads_at_its_newest_named_and_best_step(tmp_path: Path) -> None:
         load_model(f"{tmp_path}/run@4")
 
 
+def test_the_best_step_is_one_of_the_latest_phase(tmp_path: Path) -> None:
+    """A loss on sequences of 128 tokens says nothing beside one on 512."""
+    small_run(tmp_path / "run", {3: 1.0, 7: 2.5, 9: 2.0, 11: None}, second=5)
+    assert load_model(f"{tmp_path}/run@best").step == 9
+
+
 def test_a_run_of_masked_words_alone_has_one_head(tmp_path: Path) -> None:
     small_run(tmp_path / "run", {1: None}, objective="mlm")
     assert load_model(tmp_path / "run").heads == ("masked_lm",)

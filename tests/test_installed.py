@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -76,8 +77,7 @@ def test_the_wheel_pretrains_the_shipped_quickstart_without_tensorflow(wheel: Pa
     assert (tmp_path / "run" / "checkpoints" / "20").is_dir()
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("extras", ["", "[tf]"])
+@pytest.mark.parametrize("extras", ["", pytest.param("[tf]", marks=pytest.mark.full)])
 def test_the_wheel_in_an_empty_environment(tmp_path: Path, extras: str) -> None:
     """Nothing but what the package itself asks for, and what quickstart prints, away from the repository."""
     python = tmp_path / "venv" / "bin" / "python"
@@ -109,7 +109,33 @@ def losses(run: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
+def together(command: list[str], number: int = 2) -> list[subprocess.Popen[str]]:
+    """The same command as `number` processes that train together, one device each."""
+    join = [*command, "--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(number)]
+    return [
+        subprocess.Popen(
+            [*join, "--process", str(index)],
+            env=environment(1),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(number)
+    ]
+
+
+def finished(processes: list[subprocess.Popen[str]], code: int = 0) -> list[tuple[str, str]]:
+    outputs = [process.communicate(timeout=600) for process in processes]
+    assert [process.returncode for process in processes] == [code] * len(processes), outputs
+    return outputs
+
+
+def result(output: str) -> dict[str, Any]:
+    return json.loads(output.splitlines()[-1])  # gloo itself prints lines before it
+
+
 def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path) -> None:
+    """Twenty steps with dropout on; stopped by a signal, continued, and evaluated, by two processes together."""
     tokenizer = tmp_path / "tokenizer"
     tokenizer.mkdir()
     (tokenizer / "vocab.txt").write_bytes((data_dir / "vocab" / "bert_base_uncased.txt").read_bytes())
@@ -121,33 +147,49 @@ def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path) -> None:
     config = tmp_path / "tiny.py"
     config.write_text(
         "from bert_jax import Config, Data, Train\n"
-        f"config = Config(data=Data(store=({str(tmp_path / 'store')!r},)), train=Train(steps=6))\n"
+        f"config = Config(data=Data(store=({str(tmp_path / 'store')!r},)), train=Train(steps=20))\n"
     )
-    train = [*python, "pretrain", str(config), *TINY, "--model.hidden-dropout-prob", "0.1"]
+    train = [*python, "pretrain", str(config), *TINY, "--train.steps", "20", "--model.hidden-dropout-prob", "0.1"]
+    train += ["--mesh.data", "1", "--mesh.fsdp", "2", "--evaluate.every", "20"]
     alone = subprocess.run(
         [*train, "--run", str(tmp_path / "alone")], env=environment(2), capture_output=True, text=True, timeout=600
     )
     assert alone.returncode == 0, alone.stderr[-2000:]
 
-    join = [*train, "--run", str(tmp_path / "both"), "--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2"]
-    both = [
-        subprocess.Popen(
-            [*join, "--process", str(index)],
-            env=environment(1),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    outputs = [process.communicate(timeout=600) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    assert json.loads(outputs[0][0].splitlines()[-1])["step"] == 6  # gloo itself prints lines before it
-    assert "{" not in outputs[1][0]
+    run = tmp_path / "both"
+    train += ["--run", str(run)]
+    both = together(train)
+    while not (run / "metrics.jsonl").is_file() or len(losses(run)) < 5:
+        assert all(process.poll() is None for process in both), finished(both)
+        time.sleep(0.01)
+    for process in both:
+        process.send_signal(signal.SIGTERM)
+    outputs = finished(both, code=75)
+    stopped = result(outputs[0][0])["step"]
+    assert 5 <= stopped < 20
+    assert f"saved checkpoint {stopped}" in outputs[0][1]
     assert "2 processes, 2 devices, 1 of them here" in outputs[0][1]
-    assert "saved checkpoint 6" in outputs[0][1]
+    assert "{" not in outputs[1][0]
     assert "checkpoint" not in outputs[1][1]  # the second process tells nothing
-    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
+
+    # The newest checkpoint is damaged meanwhile: both take the one before it.
+    for file in sorted((run / "checkpoints" / str(stopped)).glob("state/**/d/*")):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(bytes(data))
+    outputs = finished(together(train))
+    assert result(outputs[0][0])["step"] == 20
+    assert f"{stopped}.damaged" in outputs[0][1]
+    assert losses(run) == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
+    assert len(losses(run)) == 20
+
+    evaluate = [*python, "evaluate", str(run), "--sequences", "16", "--batch", "8"]
+    both_scores = result(finished(together(evaluate))[0][0])
+    one = subprocess.run(evaluate, env=environment(1), capture_output=True, text=True, timeout=300, check=True)
+    one_scores = json.loads(one.stdout)
+    assert both_scores["sequences"] == one_scores["sequences"]
+    for name in ("mlm_loss", "nsp_loss"):
+        assert both_scores[name] == pytest.approx(one_scores[name], rel=1e-5)
 
 
 # --- killed and started again -----------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def test_sentencepiece(texts: list[str], tmp_path: Path) -> None:
         4,
     )
     assert tokenizer.decode(tokenizer.ids("The history of the world")) == "the history of the world"
-    assert summary["pieces_per_word"] is None or summary["pieces_per_word"] < 3
+    assert summary["pieces_per_word"] is None  # its pieces cross the words that others are compared by
     with pytest.raises(BertJaxError, match=r"too small for a vocabulary of 90,000: at most [\d,]+ entries"):
         make_vocabulary(few[:2], 90_000, "sentencepiece", out=tmp_path / "c")
 

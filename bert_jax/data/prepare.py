@@ -23,7 +23,7 @@ from bert_jax.data.manifest import VERSION, make_manifest
 from bert_jax.data.one_reader import one_reader
 from bert_jax.data.pool import available_cores, map_unordered
 from bert_jax.data.repeats import mark_repeated
-from bert_jax.data.sources import Source, SourceSpec, open_sources
+from bert_jax.data.sources import WHOLE_BYTES, Source, SourceSpec, open_sources
 from bert_jax.data.statistics import CHINESE_LIMIT, Statistics, summarise, table_of, warnings_of
 from bert_jax.data.store import Store, load_store, partial_path
 from bert_jax.data.streams import EncodingErrors, Unit
@@ -162,8 +162,9 @@ def _start_or_continue(job: Job, plan: dict[str, Any], tokenizer: Tokenizer, sha
     Returns how many shards are kept.
     """
     with clear_errors("write", job.root):
+        wanted = {**plan, "modified": _modified(shards)}
         found = read_json(job.root / "plan.json") if (job.root / "plan.json").is_file() else None
-        if found is not None and digest(found) == digest(plan):
+        if found is not None and digest(found) == digest(wanted):
             kept = sum(is_finished(job, name) for name, _ in shards)
             if kept:
                 log(f"continuing: {kept} of {len(shards)} shards are already there")
@@ -178,8 +179,15 @@ def _start_or_continue(job: Job, plan: dict[str, Any], tokenizer: Tokenizer, sha
         for name in ("shards", "records", "lines"):
             (job.root / name).mkdir()
         tokenizer.save(job.root / "tokenizer")
-    write_json(job.root / "plan.json", plan)
+    write_json(job.root / "plan.json", wanted)
     return 0
+
+
+def _modified(shards: Shards) -> list[list[Any]]:
+    """Files of which the sources' fingerprint has not read every byte, with the time they were last written."""
+    paths = sorted({unit.path for _, units in shards for unit in units})
+    found = [(path, os.stat(path)) for path in paths if os.path.isfile(path)]
+    return [[path, state.st_mtime_ns] for path, state in found if state.st_size > WHOLE_BYTES]
 
 
 # --- the work ---------------------------------------------------------------------------------------------------------

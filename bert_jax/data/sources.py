@@ -279,7 +279,8 @@ def file_units(path: str, field: str | None, encoding_errors: EncodingErrors, un
     ]
 
 
-_WHOLE_BYTES = 256 << 20
+WHOLE_BYTES = 256 << 20
+"""Larger files are known by a sample of their bytes."""
 _SAMPLES = 256
 
 
@@ -288,7 +289,7 @@ def content_digest(path: str) -> str:
     state = hashlib.sha256()
     with clear_errors("read", path), open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        if size <= _WHOLE_BYTES:
+        if size <= WHOLE_BYTES:
             return hashlib.file_digest(file, "sha256").hexdigest()
         for sample in range(_SAMPLES):
             file.seek((size - (1 << 20)) * sample // (_SAMPLES - 1))

@@ -105,11 +105,8 @@ def _together(part: Callable[[], None], directory: Path) -> Damaged | None:
         return failure if isinstance(failure, Damaged) else Damaged("another process could not read its part")
     if isinstance(failure, BertJaxError):
         raise failure
-    reason = (
-        "another process failed"
-        if failure is None or isinstance(failure, Damaged)
-        else f"{type(failure).__name__}: {failure}"
-    )
+    own = failure is not None and not isinstance(failure, Damaged)
+    reason = f"{type(failure).__name__}: {failure}" if own else "another process failed"
     raise BertJaxError(f"cannot read checkpoint {directory}: {reason}; nothing was moved") from failure
 
 
