@@ -183,7 +183,7 @@ def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path) -> None:
     assert losses(run) == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
     assert len(losses(run)) == 20
 
-    evaluate = [*python, "evaluate", str(run), "--sequences", "16", "--batch", "8"]
+    evaluate = [*python, "evaluate", str(run), "--split", "train", "--sequences", "16", "--batch", "8"]
     both_scores = result(finished(together(evaluate))[0][0])
     one = subprocess.run(evaluate, env=environment(1), capture_output=True, text=True, timeout=300, check=True)
     one_scores = json.loads(one.stdout)
