@@ -25,7 +25,7 @@ config = Config(
     ),
     data=Data(sources=("stdlib",), vocab_size=4096, eval_fraction=0.08),
     train=Train(length=48, batch=16, predictions=8, steps=6000, nonfinite_limit=1),
-    optimizer=Optimizer(name="adamw", learning_rate=2e-3, warmup=0.1),
+    optimizer=Optimizer(name="adamw", learning_rate=2e-3, warmup=0.1, b2=0.98),
     evaluate=Evaluate(every=1500, sequences=2048),
     checkpoint=Checkpoint(every=1500),
     log=Log(every=100),
