@@ -6,8 +6,8 @@ Ten thousand steps of 16 sequences of 64 tokens, then 1,500 of 128 tokens, under
 is results/curves/bert_mini_enwiki.jsonl (109 minutes with other work on the same cores; about 60 without). On held-out
 documents it gave after the first phase 0.166 masked LM accuracy (always the commonest token: 0.049) and 0.757 next
 sentence accuracy (always the commoner label: 0.568), at the end, in sequences of 128, 0.154 and 0.775 (0.537). In 13
-million tokens it learns which sentences belong together, and of the masked words little more than their frequency beside
-their neighbours. Peak rates of 1e-3 and 1.5e-3 were behind this one after 2,700 steps.
+million tokens it learns which sentences belong together, and of the masked words little more than their frequency
+beside their neighbours. Peak rates of 1e-3 and 1.5e-3 were behind this one after 2,700 steps.
 
 The corpus is looked for in BERT_JAX_TEST_DATA (default: ../shared/data); name your own with --data.sources.
 """
