@@ -44,11 +44,21 @@ esac
 """
 
 
-def test_an_nvidia_gpu_is_found_and_named(tmp_path: Path) -> None:
-    assert shell("find_accelerator").stdout.split()[0] in ("cpu", "tpu", "cuda")
-    stub(tmp_path, "nvidia-smi", 'echo "GPU 0: NVIDIA T4 (UUID: GPU-1)"')
-    if not any(Path("/dev").glob("accel*")) and not any(Path("/dev").glob("vfio/[0-9]*")):
-        assert shell("find_accelerator", tmp_path).stdout.startswith("cuda an NVIDIA GPU is there")
+@pytest.mark.parametrize(
+    ("device_file", "smi", "expected"),
+    [
+        ("/dev/accel*", "exit 9", "tpu a TPU's device files are there"),
+        ("/dev/vfio/[0-9]*", "exit 9", "tpu a TPU's device files are there"),
+        ("none", 'echo "GPU 0: NVIDIA T4 (UUID: GPU-1)"', "cuda an NVIDIA GPU is there"),
+        ("none", 'echo "No devices were found"', "cpu neither a TPU (/dev/accel*, /dev/vfio) nor an NVIDIA GPU was"),
+    ],
+)
+def test_what_is_there_is_found_and_named(tmp_path: Path, device_file: str, smi: str, expected: str) -> None:
+    """The shell's own search for device files is replaced: it finds the one named."""
+    stub(tmp_path, "nvidia-smi", smi)
+    done = shell(f'compgen() {{ [ "$2" = "{device_file}" ]; }}; find_accelerator', tmp_path)
+    if not Path("/dev/nvidia0").exists() or expected.startswith("tpu"):
+        assert done.stdout.startswith(expected), done
 
 
 def test_a_gpu_that_jax_does_not_see_stops_loudly(tmp_path: Path) -> None:

@@ -219,7 +219,10 @@ def _map(job: Job, description: str, function: Any, shards: Shards, workers: int
     sizes = {name: sum(unit.size for unit in units) for name, units in shards}
     tasks = sorted(shards, key=lambda item: (-sizes[item[0]], item[0]))
     done = 0.0
-    finished = map_unordered(initialise, (job,), function, tasks, workers, one_reader())
+    with clear_errors("write", job.copies):
+        shutil.rmtree(job.copies, ignore_errors=True)
+        job.copies.mkdir()
+    finished = map_unordered(initialise, (job,), function, tasks, workers, one_reader(job.copies))
     with progress(description, sum(sizes.values()) / 1e6, "MB") as advance, contextlib.closing(finished):
         for count, (index, _) in enumerate(finished, start=1):
             done += sizes[tasks[index][0]] / 1e6
@@ -285,7 +288,7 @@ def _check(root: Path, verify: bool) -> None:
 
 def _rename(root: Path, target: Path) -> None:
     with clear_errors("write", target):
-        for name in ("records", "lines"):
+        for name in ("records", "lines", "copies"):
             shutil.rmtree(root / name, ignore_errors=True)
         for name in ("plan.json", "lock"):
             (root / name).unlink(missing_ok=True)

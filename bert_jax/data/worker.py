@@ -32,6 +32,11 @@ class Job:
     min_document_sentences: int
     drop_repeated_lines: bool
 
+    @property
+    def copies(self) -> Path:
+        """Where units lie that one process read for all (see one_reader.py)."""
+        return self.root / "copies"
+
     def shard(self, name: str) -> Path:
         """The directory of a shard's arrays."""
         return self.root / "shards" / name
