@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -241,7 +242,8 @@ def many_files(corpus: Path, tmp_path: Path) -> Path:
 def children_of(process: int) -> list[int]:
     found = []
     for task in Path(f"/proc/{process}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            found += [int(child) for child in (task / "children").read_text().split()]
     return found
 
 
@@ -503,10 +505,12 @@ def test_the_pool_answers_every_task_once() -> None:
     ],
 )
 def test_the_pool_tells_what_went_wrong(number: int, kind: type[Exception], message: str) -> None:
+    linux = sys.platform.startswith("linux")
+    before = set(children_of(os.getpid())) if linux else set()  # other tests' own, such as multiprocessing's tracker
     with pytest.raises(kind, match=message):
         run_pool([1, number, 2, 3], workers=2)
-    if sys.platform.startswith("linux"):
-        assert children_of(os.getpid()) == []
+    if linux:
+        assert set(children_of(os.getpid())) <= before
 
 
 _OWNER = """
