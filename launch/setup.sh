@@ -57,7 +57,7 @@ install_package() {
   version=$("$python" -c 'import sys; print("py%d%d" % sys.version_info[:2])')
   constraints=${BERT_JAX_CONSTRAINTS:-$root/launch/constraints/$version.txt}
   stamp=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/bert_jax_installed
-  wanted="$root $extras $(cat "$root/pyproject.toml" "$constraints" 2>/dev/null | cksum)"
+  wanted="$root $extras $({ cat "$root/pyproject.toml" "$constraints" 2>/dev/null || true; } | cksum)"
   if [ -f "$stamp" ] && grep -qxF "$wanted" "$stamp"; then return; fi
   say "installing bert_jax[$extras] into $("$python" -c 'import sys; print(sys.prefix)')"
   local options=(--quiet --disable-pip-version-check -e "$root[$extras]")

@@ -129,6 +129,14 @@ def test_an_installation_is_made_once_per_state(tmp_path: Path) -> None:
     assert done.stderr.count("installing bert_jax[dev]") == 1
 
 
+def test_a_python_without_tested_versions_takes_the_newest(tmp_path: Path) -> None:
+    python = stub(tmp_path, "python3", QUIET_PIP)
+    once = f"install_package '{python}' '{LAUNCH.parent}' dev"
+    done = shell(once, STAMPS=str(tmp_path), BERT_JAX_CONSTRAINTS=str(tmp_path / "none.txt"))
+    assert done.returncode == 0, done.stderr
+    assert "taking the newest" in done.stderr
+
+
 @pytest.mark.parametrize("script", ["quickstart.sh", "test.sh"])
 def test_help_names_every_option(script: str) -> None:
     done = run(["bash", str(LAUNCH / script), "--help"])
