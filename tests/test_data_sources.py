@@ -217,7 +217,7 @@ def test_stdlib_has_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(source.units()) > 1
     sentences = {sentence for document in documents for sentence in document}
     assert "Assert statements are a convenient way to insert debugging assertions into a program:" in sentences
-    assert "Return a nice HTML document describing a given traceback." in sentences
+    assert "Shuffle list x in place, and return None." in sentences
 
 
 @pytest.mark.parametrize("unit_bytes", [40, 100, 333, 10_000])
