@@ -83,8 +83,11 @@ def make_mesh(sizes: Sequence[int], names: Sequence[str], devices: Sequence[Any]
     from jax.sharding import AxisType
 
     axis_types = (AxisType.Auto,) * len(tuple(names))
-    slices = len({getattr(device, "slice_index", 0) for device in (jax.devices() if devices is None else devices)})
-    if slices == 1:
+    every = jax.devices() if devices is None else devices
+    slices = len(
+        {device.slice_index for device in every if device.platform == "tpu" and hasattr(device, "slice_index")}
+    )
+    if slices <= 1:
         return jax.make_mesh(tuple(sizes), tuple(names), axis_types=axis_types, devices=devices)
     if sizes[0] % slices:
         raise BertJaxError(f"mesh {names[0]} is {sizes[0]}: expected a multiple of the {slices} TPU slices")

@@ -90,3 +90,8 @@ def test_slices_lie_along_the_first_axis(monkeypatch):
     assert [[chip.slice_index for chip in row.ravel()] for row in arranged] == [[0, 0], [0, 0], [1, 1], [1, 1]]
     with pytest.raises(BertJaxError, match="mesh data is 1: expected a multiple of the 2 TPU slices"):
         compat.make_mesh((1, 8, 1), ("data", "fsdp", "tensor"), chips)
+
+    # GPUs count their nodes as slices too, and may be cut along any axis over them.
+    monkeypatch.setattr(Chip, "platform", "gpu")
+    monkeypatch.setattr(jax, "make_mesh", lambda sizes, names, axis_types, devices: sizes)
+    assert compat.make_mesh((1, 8, 1), ("data", "fsdp", "tensor"), chips) == (1, 8, 1)
