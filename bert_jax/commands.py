@@ -252,7 +252,8 @@ def predict(
     /,
     *,
     top_k: int | None = None,
-    candidates: tuple[str, ...] = (),
+    candidates: tuple[str, ...] | None = None,
+    input: str | None = None,
     out: str | None = None,
     cased: bool | None = None,
     encoding_errors: Literal["strict", "replace"] = "strict",
@@ -261,39 +262,23 @@ def predict(
 
     Args:
         task: fill-mask (text with [MASK]) or next-sentence (text with [SEP] between the two sentences).
-        model: MODEL: a run directory (RUN, RUN@1000, RUN@best).
-        texts: The texts; without any, lines from stdin.
+        model: MODEL: a run (RUN, RUN@1000), a Hugging Face directory, hf:ORG/NAME, a TF1 checkpoint or its zip.
+        texts: The texts; without any, and without --input, lines from stdin.
         top_k: How many pieces for each mask, for fill-mask (default: 5).
         candidates: Only rank these words, for fill-mask.
-        out: Write the lines to this .jsonl file instead of stdout.
+        input: JSON lines to read instead: FILE.jsonl[:field], texts or pairs (text, or a and b).
+        out: Write the answers to this file instead of stdout, by its suffix (.jsonl for every task).
         cased: Override the tokenizer's casing.
         encoding_errors: What to do with bytes on stdin that are not UTF-8.
     """
-    from bert_jax.files import to_json
-    from bert_jax.infer.fill_mask import fill_masks
-    from bert_jax.infer.next_sentence import next_sentences
+    from bert_jax.infer.verbs import answer_lines, check_out, inputs_of_file, options_of
 
-    if task == "next-sentence" and (top_k is not None or candidates):
-        raise UsageError("--top-k and --candidates are for fill-mask: next-sentence has two answers only")
-    bert = load(model, cased=cased)
-    inputs: Iterable[str] = texts or lines_of_stdin(encoding_errors)
-    if task == "fill-mask":
-        answers = fill_masks(bert, inputs, 5 if top_k is None else top_k, candidates or None)
-    else:
-        answers = next_sentences(bert, inputs)
-    lines = (to_json(answer) for answer in answers)
-    return lines if out is None else _to_file(lines, out)
-
-
-def _to_file(lines: Iterator[str], out: str) -> Iterator[str]:
-    from bert_jax.files import atomic_writer
-
-    if not out.endswith(".jsonl"):
-        raise UsageError(f"--out {out}: expected a name that ends in .jsonl")
-    with atomic_writer(out, "w") as file:
-        for line in lines:
-            file.write(line + "\n")
-    return iter(())
+    options = options_of(task, {"top_k": top_k, "candidates": candidates})
+    check_out(task, out)
+    if texts and input is not None:
+        raise UsageError("give texts or --input, not both")
+    inputs: Iterable[Any] = texts or (lines_of_stdin(encoding_errors) if input is None else inputs_of_file(input))
+    return answer_lines(load(model, cased=cased), task, inputs, options, out)
 
 
 def info(what: str, /, *, verify: bool = False) -> dict[str, Any]:

@@ -51,7 +51,17 @@ def small_parameters(seed: int = 0, heads: Sequence[str] = HEADS) -> dict[str, A
 
 def small_bert(seed: int = 0, heads: tuple[str, ...] = HEADS) -> Bert:
     params = small_parameters(seed, heads)
-    return Bert(LoadedModel(small_config(), params, small_tokenizer(), "run", Path("small"), 0, heads))
+    return Bert(
+        LoadedModel(
+            config=small_config(),
+            params=params,
+            tokenizer=small_tokenizer(),
+            kind="run",
+            path=Path("small"),
+            step=0,
+            heads=heads,
+        )
+    )
 
 
 def small_run(path: Path, scores: dict[int, float | None], objective: str = "mlm+nsp", second: int = 10**9) -> Run:

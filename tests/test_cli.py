@@ -49,7 +49,7 @@ def test_no_command_takes_an_argument_and_forgets_it(name: str) -> None:
 
 def test_next_sentence_has_no_candidates(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["predict", "next-sentence", "run", "a [SEP] b", "--top-k", "3"]) == 2
-    assert "--top-k and --candidates are for fill-mask" in capsys.readouterr().err
+    assert "--top-k is for fill-mask, not for next-sentence" in capsys.readouterr().err
 
 
 def test_unknown_command_suggests_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,6 @@ def test_tf1_by_its_prefix_and_zip(tmp_path: Path) -> None:
     (tmp_path / "uncased.zip").write_bytes(b"")
     assert find_model(tmp_path / "bert_model.ckpt")[0].name == "tf1"
     assert find_model(tmp_path / "uncased.zip")[0].name == "tf1_zip"
-    assert find_model("hf:google-bert/bert-base-uncased@main")[0].name == "hub"
 
 
 def test_config_json_without_model_type_is_no_hugging_face_model(tmp_path: Path) -> None:
@@ -58,14 +57,10 @@ def test_several_kinds_at_once(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("make", "title"), [(make_hugging_face, "a Hugging Face model directory"), (make_tf1, "a TensorFlow 1 checkpoint")]
-)
-def test_a_kind_not_read_yet_says_so(tmp_path: Path, make, title: str) -> None:
-    with pytest.raises(BertJaxError, match=f"is {title}, which this version of bert_jax cannot read: give a run"):
-        load_model(make(tmp_path))
-    with pytest.raises(BertJaxError, match="a model of the Hugging Face hub, which this version"):
-        load_model("hf:google-bert/bert-base-uncased")
+def test_only_a_run_has_steps(tmp_path: Path) -> None:
+    make_tf1(tmp_path / "model")
+    with pytest.raises(BertJaxError, match="only a run has steps; .*model is a TensorFlow 1 checkpoint: leave @3 out"):
+        load_model(f"{tmp_path}/model@3")
 
 
 def test_steps_behind_an_at_sign(tmp_path: Path) -> None:
@@ -114,7 +109,7 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
     for name, file, text in (
         ("store", "manifest.json", "a token store"),
         ("tokenizer", "vocab.txt", "a tokenizer directory"),
-        ("pickle", "pytorch_model.bin", "a pickle, which is never read"),
+        ("pickle", "pytorch_model.bin", "a pickle, without config.json"),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text("{}")

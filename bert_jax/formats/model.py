@@ -10,40 +10,53 @@ from typing import Any, NamedTuple
 
 from bert_jax.bert_config import BertConfig
 from bert_jax.errors import BertJaxError
-from bert_jax.files import clear_errors, read_json
+from bert_jax.files import clear_errors
+from bert_jax.formats import hub, hugging_face, tf1
+from bert_jax.formats.adopt import Adopted, Report
+from bert_jax.formats.pooling import MODULES_FILE, Pooling, read_pooling
+from bert_jax.model.bert import CLASSIFIERS
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.train.checkpoint import restore_params
 from bert_jax.train.run import Run, is_run, open_run
+from bert_jax.train.saved_steps import best_step, step_directories
 
-HEADS = ("masked_lm", "next_sentence")
-HUB_PREFIX = "hf:"
-
-# Names from the time before organisations, as they are still typed, and where each lives today.
-_HUB_ORGANISATIONS = (
-    ("bert-", "google-bert"),
-    ("all-minilm", "sentence-transformers"),
-    ("all-mpnet", "sentence-transformers"),
-    ("paraphrase-", "sentence-transformers"),
-    ("chinese-", "hfl"),
-)
+HEADS = ("masked_lm", *CLASSIFIERS)
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model in memory, wherever it came from.
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What is known of a model beside its arrays, wherever it lies.
 
-    `params` is the nested dict of float32 arrays of the heads named in `heads`; `step` is None where the source does
-    not record one; `provenance` says in plain JSON values where the model came from.
+    `step` is None where the source does not record one, or nothing was saved yet; `provenance` says in plain JSON
+    values where the model came from; `report` what became of each array of a published checkpoint.
     """
 
     config: BertConfig
-    params: dict[str, Any]
     tokenizer: Tokenizer
     kind: str
     path: Path
     step: int | None
     heads: tuple[str, ...]
+    classes: int = 2
+    pooler: bool = True
+    labels: tuple[str, ...] | None = None
+    pooling: Pooling | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    report: Report | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedModel(ModelFacts):
+    """A model whose arrays are not read yet: `read` gives its parameters and their step."""
+
+    read: Callable[[], tuple[dict[str, Any], int | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel(ModelFacts):
+    """A model in memory: `params` is the nested dict of float32 arrays of the encoder and the heads in `heads`."""
+
+    params: dict[str, Any] = field(repr=False)
 
 
 class Spec(NamedTuple):
@@ -54,43 +67,51 @@ class Spec(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One row of the table of model kinds: its name, how it is recognised by content, how it is loaded."""
+    """One row of the table of model kinds: its name, how it is recognised by content, how it is opened."""
 
     name: str
     title: str
     matches: Callable[[Path], bool]
-    load: Callable[[Path, str | None, bool | None], LoadedModel] | None
+    open: Callable[[Path, str | None, bool | None], OpenedModel]
 
 
 def load_model(spec: str | os.PathLike[str], *, cased: bool | None = None) -> LoadedModel:
-    """Load a MODEL: a run directory (`RUN`, `RUN@1000`, `RUN@best`).
+    """Load a MODEL: a run (`RUN`, `RUN@1000`, `RUN@best`), a Hugging Face or sentence-transformers directory,
+    `hf:ORG/NAME[@revision]`, a TensorFlow 1 checkpoint or a zip of one.
 
     `cased` overrides what the source says of its casing. Errors: `BertJaxError` when nothing is there, when it is no
-    model or looks like several, or when its kind cannot be read by this version.
+    model or looks like several, or when its arrays do not fit its configuration.
     """
+    facts = dict(vars(open_model(spec, cased=cased)))
+    params, step = facts.pop("read")()
+    return LoadedModel(**{**facts, "step": step, "params": params})
+
+
+def open_model(spec: str | os.PathLike[str], *, cased: bool | None = None) -> OpenedModel:
+    """As `load_model`, the arrays left where they are."""
+    if os.fspath(spec).startswith(hub.PREFIX):
+        return _open_hub(os.fspath(spec), cased)
     kind, path, revision = find_model(spec)
-    if kind.load is None:
-        raise BertJaxError(
-            f"{path} is {kind.title}, which this version of bert_jax cannot read: give a run directory "
-            "(made by bert-jax pretrain)"
-        )
-    return kind.load(path, revision, cased)
+    return kind.open(path, revision, cased)
 
 
 def find_model(spec: str | os.PathLike[str]) -> tuple[Kind, Path, str | None]:
-    """What a MODEL is, where, and its step or revision. Errors: `BertJaxError` as in `load_model`."""
+    """What a MODEL that lies here is, where, and its step. Errors: `BertJaxError` as in `load_model`."""
     text = os.fspath(spec)
-    if text.startswith(HUB_PREFIX):
-        return _HUB, Path(text), None
     path, revision = parse_spec(text)
     if not _exists(Path(path)):
-        raise BertJaxError(f"no model {text!r}: there is no such path{_hub_hint(path)}")
+        raise BertJaxError(f"no model {text!r}: there is no such path{hub.hint(path)}")
     found = [kind for kind in KINDS if kind.matches(Path(path))]
     if not found:
-        raise BertJaxError(f"{path} is no model{_what_it_is(Path(path))}: expected a run directory (it holds run.json)")
+        raise BertJaxError(
+            f"{path} is no model{_what_it_is(Path(path))}: expected a run directory (run.json), a Hugging Face "
+            "directory (config.json) or a TensorFlow 1 checkpoint (bert_model.ckpt.index)"
+        )
     if len(found) > 1:
         titles = " and ".join(kind.title for kind in found)
         raise BertJaxError(f"{path} looks like {titles} at once: give a path that is one of them")
+    if revision is not None and found[0].name != "run":
+        raise BertJaxError(f"{text}: only a run has steps; {path} is {found[0].title}: leave @{revision} out")
     return found[0], Path(path), revision
 
 
@@ -104,25 +125,7 @@ def parse_spec(text: str) -> Spec:
 
 def _exists(path: Path) -> bool:
     with clear_errors("read", path):
-        return path.exists() or _index_of(path).exists()
-
-
-def _index_of(path: Path) -> Path:
-    """The index file of a TF1 checkpoint given by its prefix."""
-    return path.with_name(f"{path.name}.index")
-
-
-def _hub_hint(path: str) -> str:
-    """How a name that is no path is spelt on the Hugging Face hub."""
-    parts = path.split("/")
-    if path.startswith((".", "/", "~")) or len(parts) > 2 or not all(parts):
-        return ""
-    if len(parts) == 2:
-        return f"; on the Hugging Face hub it would be {HUB_PREFIX}{path}"
-    for prefix, organisation in _HUB_ORGANISATIONS:
-        if path.lower().startswith(prefix):
-            return f"; on the Hugging Face hub it would be {HUB_PREFIX}{organisation}/{path}"
-    return f"; on the Hugging Face hub it would be {HUB_PREFIX}ORG/{path}"
+        return path.exists() or tf1.index_of(path).exists()
 
 
 def _what_it_is(path: Path) -> str:
@@ -131,42 +134,49 @@ def _what_it_is(path: Path) -> str:
         return " but a token store"
     if (path / "vocab.txt").is_file() or (path / "spiece.model").is_file():
         return " but a tokenizer directory"
-    if (path / "pytorch_model.bin").is_file():
-        return " but holds pytorch_model.bin, a pickle, which is never read"
+    if (path / hugging_face.PICKLE_FILE).is_file():
+        return f" but holds {hugging_face.PICKLE_FILE}, a pickle, without config.json"
     if path.is_dir() and not any(path.iterdir()):
         return " but an empty directory"
     return ""
 
 
 def _is_hugging_face(path: Path) -> bool:
-    config = path / "config.json"
-    if not config.is_file():
-        return False
-    values = read_json(config)
-    return isinstance(values, dict) and "model_type" in values
+    return hugging_face.is_model_directory(path) or (path / MODULES_FILE).is_file()
 
 
-def _is_tf1(path: Path) -> bool:
-    return any(path.glob("*.ckpt.index")) if path.is_dir() else _index_of(path).is_file()
-
-
-def _is_tf1_zip(path: Path) -> bool:
-    return path.is_file() and path.suffix == ".zip"
-
-
-def _load_run(path: Path, revision: str | None, cased: bool | None) -> LoadedModel:
+def _open_run(path: Path, revision: str | None, cased: bool | None) -> OpenedModel:
     if revision is not None and revision != "best" and not revision.isdecimal():
         raise BertJaxError(f"{path}@{revision}: expected a step number or 'best' behind the @")
     run = open_run(path)
     tokenizer = load_tokenizer(run.tokenizer, cased)
-    config = run.config.model.with_vocab_size(tokenizer.vocab_size)
-    params, step = restore_params(path, int(revision) if revision and revision != "best" else revision)
-    return LoadedModel(config, params, tokenizer, "run", path, step, heads_of(params), run_provenance(run))
+    return OpenedModel(
+        config=run.config.model.with_vocab_size(tokenizer.vocab_size),
+        tokenizer=tokenizer,
+        kind="run",
+        path=path,
+        step=_step_of(run, revision),
+        heads=heads_of_objective(run.config.train.objective),
+        read=lambda: restore_params(path, int(revision) if revision and revision != "best" else revision),
+        provenance=run_provenance(run),
+    )
 
 
-def heads_of(params: Mapping[str, Any]) -> tuple[str, ...]:
-    """The heads whose parameters are there."""
-    return tuple(head for head in HEADS if head in params)
+def _step_of(run: Run, revision: str | None) -> int | None:
+    """The step meant by `revision`: the newest one without, None when nothing was saved yet."""
+    directories = step_directories(run.checkpoints)
+    if revision is None:
+        return max(directories, default=None)
+    step = best_step(directories) if revision == "best" else int(revision)
+    if step not in directories:
+        known = ", ".join(map(str, directories)) or "none"
+        raise BertJaxError(f"{run.path} has no checkpoint {revision}: it has {known}")
+    return step
+
+
+def heads_of_objective(objective: str) -> tuple[str, ...]:
+    """The heads that a pre-training objective trains."""
+    return HEADS[:1] if objective == "mlm" else HEADS[:2]
 
 
 def run_provenance(run: Run) -> dict[str, Any]:
@@ -174,10 +184,87 @@ def run_provenance(run: Run) -> dict[str, Any]:
     return {"created": run.created, "initialized_from": run.initialized_from, "fingerprints": run.fingerprints}
 
 
+def _open_hub(text: str, cased: bool | None) -> OpenedModel:
+    folder, provenance = hub.fetch(text)
+    return _open_hugging_face(folder, None, cased, Path(text), provenance)
+
+
+def _open_hugging_face(
+    path: Path,
+    revision: str | None,
+    cased: bool | None,
+    name: Path | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> OpenedModel:
+    encoder, pooling = read_pooling(path) or (path, None)
+    config, adopted, labels = hugging_face.read_model_directory(encoder)
+    architectures = config.extra.get("architectures")
+    made = {"format": "hugging_face", "architectures": architectures, **(provenance or {})}
+    return _published(
+        name or path,
+        "hugging_face",
+        config,
+        adopted,
+        load_tokenizer(encoder, cased),
+        made,
+        labels=labels,
+        pooling=pooling,
+    )
+
+
+def _open_tf1(path: Path, revision: str | None, cased: bool | None) -> OpenedModel:
+    config, adopted, folder, step = tf1.read_checkpoint(path)
+    return _published(path, "tf1", config, adopted, load_tokenizer(folder, cased), {"format": "tf1"}, step=step)
+
+
+def _open_tf1_zip(path: Path, revision: str | None, cased: bool | None) -> OpenedModel:
+    unpacked = tf1.Unpacked(path)
+    config, adopted, folder, step = tf1.read_checkpoint(unpacked.folder)
+
+    def read() -> dict[str, Any]:
+        assert unpacked.folder  # its directory lasts as long as this function
+        return adopted.read()
+
+    kept = adopted._replace(read=read)
+    return _published(path, "tf1_zip", config, kept, load_tokenizer(folder, cased), {"format": "tf1_zip"}, step=step)
+
+
+def _published(
+    path: Path,
+    kind: str,
+    config: BertConfig,
+    adopted: Adopted,
+    tokenizer: Tokenizer,
+    provenance: Mapping[str, Any],
+    step: int | None = None,
+    labels: tuple[str, ...] | None = None,
+    pooling: Pooling | None = None,
+) -> OpenedModel:
+    if tokenizer.vocab_size > config.known_vocab_size:
+        raise BertJaxError(
+            f"{path}: its vocabulary has {tokenizer.vocab_size} entries and its embedding table "
+            f"{config.known_vocab_size} rows: they do not belong together"
+        )
+    return OpenedModel(
+        config=config,
+        tokenizer=tokenizer,
+        kind=kind,
+        path=path,
+        step=step,
+        heads=adopted.heads,
+        read=lambda: (adopted.read(), step),
+        classes=adopted.classes,
+        pooler=adopted.pooler,
+        labels=labels,
+        pooling=pooling,
+        provenance={**provenance, "step": step},
+        report=adopted.report,
+    )
+
+
 KINDS = (
-    Kind("run", "a run directory", is_run, _load_run),
-    Kind("hugging_face", "a Hugging Face model directory", _is_hugging_face, None),
-    Kind("tf1", "a TensorFlow 1 checkpoint", _is_tf1, None),
-    Kind("tf1_zip", "a zip of a TensorFlow 1 checkpoint", _is_tf1_zip, None),
+    Kind("run", "a run directory", is_run, _open_run),
+    Kind("hugging_face", "a Hugging Face model directory", _is_hugging_face, _open_hugging_face),
+    Kind("tf1", "a TensorFlow 1 checkpoint", tf1.is_checkpoint, _open_tf1),
+    Kind("tf1_zip", "a zip of a TensorFlow 1 checkpoint", tf1.is_zip, _open_tf1_zip),
 )
-_HUB = Kind("hub", "a model of the Hugging Face hub", lambda path: False, None)

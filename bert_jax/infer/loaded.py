@@ -35,10 +35,17 @@ class Bert:
     def __init__(self, source: LoadedModel, *, dtype: Any = jnp.float32, attention: str = "auto"):
         self.source = source
         self.config = source.config
-        self.params = source.params
+        self.params = jax.tree.map(jnp.asarray, source.params)
         self.tokenizer = source.tokenizer
         self.heads = source.heads
-        self.module = model_room.make_model(source.config, heads=source.heads, dtype=dtype, attention=attention)
+        self.module = model_room.make_model(
+            source.config,
+            heads=source.heads,
+            dtype=dtype,
+            attention=attention,
+            classes=source.classes,
+            pooler=source.pooler,
+        )
         self._programs: dict[Hashable, Callable[..., Any]] = {}
 
     def apply(

@@ -22,14 +22,22 @@ from bert_jax.errors import BertJaxError
 from bert_jax.model import attention
 from bert_jax.model.dropout import Dropout, make_draws
 from bert_jax.model.encoder import Embeddings, Encoder
-from bert_jax.model.heads import MaskedLM, NextSentence, Pooler, gather_positions
+from bert_jax.model.heads import Classifier, MaskedLM, Pooler, gather_positions
 from bert_jax.model.layout import Layout
 
-Head = Literal["masked_lm", "next_sentence"]
+Head = Literal["masked_lm", "next_sentence", "classification", "tagging", "question_answering", "multiple_choice"]
 Remat = Literal["none", "dots", "full"]
 Parameters = dict[str, Any]
 
 PRETRAINING_HEADS: tuple[Head, ...] = ("masked_lm", "next_sentence")
+# Heads that are one linear map, what of (all tokens, the pooled first one), and to how many classes (None: as asked).
+CLASSIFIERS: dict[str, tuple[Literal["tokens", "pooled"], int | None]] = {
+    "next_sentence": ("pooled", 2),  # 0: the second segment follows, 1: it does not
+    "classification": ("pooled", None),
+    "tagging": ("tokens", None),
+    "question_answering": ("tokens", 2),  # begin and end of the answer
+    "multiple_choice": ("pooled", 1),  # the score of one choice
+}
 
 
 class Bert(nn.Module):
@@ -43,6 +51,8 @@ class Bert(nn.Module):
     remat: str = "none"
     vocab_multiple: int = 1
     layout: Layout = Layout()
+    classes: int = 2
+    pooler: bool = True
 
     @nn.compact
     def __call__(
@@ -75,16 +85,21 @@ class Bert(nn.Module):
 
     def _head_outputs(self, batch: Mapping[str, jax.Array], x: jax.Array, table: jax.Array) -> dict[str, Any]:
         config, dtype = self.config, self.dtype
-        positions = batch.get("cls_positions")
-        first = x[:, 0] if positions is None else gather_positions(x, positions)
-        pooled = Pooler(config, dtype, name="pooler")(first)
-        outputs = {"pooled_output": pooled}
-        if "masked_lm" in self.heads:
-            masked = batch.get("masked_lm_positions")
-            predicted = x if masked is None else gather_positions(x, masked)
-            outputs["masked_lm_logits"] = MaskedLM(config, dtype, name="masked_lm")(predicted, self.layout.table(table))
-        if "next_sentence" in self.heads:
-            outputs["next_sentence_logits"] = NextSentence(config, dtype, name="next_sentence")(pooled)
+        outputs: dict[str, Any] = {}
+        if self.pooler:
+            positions = batch.get("cls_positions")
+            first = x[:, 0] if positions is None else gather_positions(x, positions)
+            outputs["pooled_output"] = Pooler(config, dtype, name="pooler")(first)
+        for head in self.heads:
+            if head == "masked_lm":
+                masked = batch.get("masked_lm_positions")
+                predicted = x if masked is None else gather_positions(x, masked)
+                logits = MaskedLM(config, dtype, name=head)(predicted, self.layout.table(table))
+            else:
+                of, classes = CLASSIFIERS[head]
+                classifier = Classifier(config, dtype, classes or self.classes, name=head)
+                logits = classifier(x if of == "tokens" else outputs["pooled_output"])
+            outputs[f"{head}_logits"] = logits
         return outputs
 
 
@@ -110,6 +125,8 @@ def make_model(
     remat: str = "none",
     vocab_multiple: int = 1,
     layout: Layout | None = None,
+    classes: int = 2,
+    pooler: bool = True,
 ) -> Bert:
     """The module for `config`.
 
@@ -117,17 +134,29 @@ def make_model(
     scan_layers: compile one layer and scan over all; the parameter tree stays per layer. remat: what the backward pass
     recomputes: 'none', 'dots' (all but products with parameters) or 'full'. vocab_multiple: V is rounded up to a
     multiple of this inside `apply`; the rows added are zero, their logits about −1e30.
-    layout: for runs on a mesh. Errors: `BertJaxError` naming the setting.
+    layout: for runs on a mesh. classes: of the heads `classification` and `tagging`. pooler: False for a model that was
+    published without one, as heads that read all tokens need none. Errors: `BertJaxError` naming the setting.
     """
     config.known_vocab_size  # noqa: B018 - raises when it is not set
     for head in heads:
         _check_choice("head", head, get_args(Head))
+        if not pooler and CLASSIFIERS.get(head, ("tokens",))[0] == "pooled":
+            raise BertJaxError(f"head {head!r} reads the pooled first token, and the model has no pooler")
     _check_choice("remat", remat, get_args(Remat))
     _check_choice("attention", attention, ("auto", *_engines()))
     if vocab_multiple < 1:
         raise BertJaxError(f"vocab_multiple is {vocab_multiple}: expected at least 1")
     return Bert(
-        config, tuple(heads), jnp.dtype(dtype), attention, scan_layers, remat, vocab_multiple, layout or Layout()
+        config,
+        tuple(heads),
+        jnp.dtype(dtype),
+        attention,
+        scan_layers,
+        remat,
+        vocab_multiple,
+        layout or Layout(),
+        classes,
+        pooler,
     )
 
 
@@ -168,8 +197,10 @@ def apply(
 
     Returns `sequence_output` (B, T, D) and `pooled_output` (B, D), or (B, P, D) when packed, in the compute dtype; as
     float32 `masked_lm_logits` (B, M, V), or (B, T, V) without positions, and `next_sentence_logits` (B, 2) or
-    (B, P, 2), where the model has these heads. hidden_states: also `hidden_states`, a tuple of 1 + L arrays (B, T, D)
-    that begins with the embeddings. attentions: also `attentions`, a tuple of L arrays (B, N, T, T), before dropout.
+    (B, P, 2), where the model has these heads; likewise `classification_logits` (B, C), `tagging_logits` (B, T, C),
+    `question_answering_logits` (B, T, 2: begin, end) and `multiple_choice_logits` (B, 1).
+    hidden_states: also `hidden_states`, a tuple of 1 + L arrays (B, T, D) that begins with the embeddings.
+    attentions: also `attentions`, a tuple of L arrays (B, N, T, T), before dropout.
     Errors: `BertJaxError` when the batch does not fit the model, or the attention engine cannot do what is asked.
     """
     return cast(dict[str, Any], model.apply({"params": params}, batch, dropout, hidden_states, attentions))

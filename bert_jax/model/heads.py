@@ -1,4 +1,4 @@
-"""The pooler and the two pre-training heads."""
+"""The pooler and the heads: of pre-training, and the linear ones that published fine-tuned models have."""
 
 from __future__ import annotations
 
@@ -51,13 +51,15 @@ class MaskedLM(nn.Module):
         return product(equation, jnp.dtype(jnp.float32), x, table) + bias
 
 
-class NextSentence(nn.Module):
-    """pooled (…, D) → float32 logits (…, 2): 0 the second segment follows, 1 it does not."""
+class Classifier(nn.Module):
+    """x (…, D) → float32 logits (…, C), by one linear map."""
 
     config: BertConfig
     dtype: jnp.dtype
+    classes: int
 
     @nn.compact
-    def __call__(self, pooled: jax.Array) -> jax.Array:
-        nn.share_scope(self, linear := dense(self.config, self.dtype, (self.config.hidden_size, 2), "linear"))
-        return linear(pooled).astype(jnp.float32)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features = (self.config.hidden_size, self.classes)
+        nn.share_scope(self, linear := dense(self.config, self.dtype, features, "linear"))
+        return linear(x).astype(jnp.float32)

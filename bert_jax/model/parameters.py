@@ -6,7 +6,9 @@ Everywhere outside a scanning step the tree is per layer (`encoder/layer_3/atten
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +17,19 @@ import jax.numpy as jnp
 from bert_jax.errors import BertJaxError
 
 _LAYER = "layer_"
+
+
+def restore_flax_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The nested dict of numpy arrays that Flax wrote as msgpack. Errors: `BertJaxError` when the file is damaged."""
+    from flax import serialization
+
+    try:
+        tree = serialization.msgpack_restore(Path(path).read_bytes())
+    except Exception as error:  # msgpack's errors have no common class
+        raise BertJaxError(f"{path} cannot be read as Flax's msgpack ({error}): fetch it again") from error
+    if not isinstance(tree, dict):
+        raise BertJaxError(f"{path} holds {type(tree).__name__}: expected a tree of parameters")
+    return tree
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from bert_jax.bert_config import BertConfig
 from bert_jax.config import Config
 from bert_jax.config_files import find_config, load_config, similar_config
 from bert_jax.data.store import load_store
-from bert_jax.errors import BertJaxError, UsageError
-from bert_jax.formats.model import HEADS, find_model, run_provenance
-from bert_jax.model.bert import abstract_parameters, make_model
+from bert_jax.errors import UsageError
+from bert_jax.formats.model import heads_of_objective, open_model
+from bert_jax.model.bert import PRETRAINING_HEADS, abstract_parameters, make_model
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
-from bert_jax.train.run import Run, open_run
-from bert_jax.train.saved_steps import best_step, step_directories
+from bert_jax.train.run import open_run
+from bert_jax.train.saved_steps import step_directories
 
 _ENCODER_PARTS = ("embeddings", "encoder", "pooler")
 
@@ -73,7 +73,7 @@ def config_info(name_or_path: str) -> dict[str, Any]:
     return {
         "kind": "config",
         "path": str(path),
-        **shape_info(_with_config_vocabulary(config), _heads(config.train.objective)),
+        **shape_info(_with_config_vocabulary(config), heads_of_objective(config.train.objective)),
         "vocabulary": None,
         "phases": [dataclasses.asdict(phase) for phase in config.phases] if known else None,
         "total_steps": config.total_steps if known else None,
@@ -91,55 +91,44 @@ def _with_config_vocabulary(config: Config) -> BertConfig:
 
 
 def model_info(spec: str) -> dict[str, Any]:
-    """A MODEL: for a run its newest step and all the steps it has saved."""
-    kind, path, revision = find_model(spec)
-    if kind.name != "run":
-        raise BertJaxError(
-            f"{path} is {kind.title}, which this version of bert_jax cannot describe: give a run directory"
-        )
-    run = open_run(path)
-    tokenizer = load_tokenizer(run.tokenizer)
-    return {
-        "kind": "run",
-        "path": str(path),
-        **shape_info(run.config.model.with_vocab_size(tokenizer.vocab_size), _heads(run.config.train.objective)),
-        "vocabulary": vocabulary_info(tokenizer),
-        "step": _step_of(run, revision),
-        "steps_saved": list(step_directories(run.checkpoints)),
-        "total_steps": run.config.total_steps if run.config.train.steps is not None else None,
-        "provenance": run_provenance(run),
+    """A MODEL: its parameters by part, tokenizer, step and origin; for a run all the steps it has saved too."""
+    model = open_model(spec)
+    described = {
+        "kind": model.kind,
+        "path": str(model.path),
+        **shape_info(model.config, model.heads, model.classes, model.pooler),
+        "vocabulary": vocabulary_info(model.tokenizer),
+        "labels": model.labels,
+        "step": model.step,
+        "provenance": model.provenance,
     }
+    if model.kind == "run":
+        run = open_run(model.path)
+        described["steps_saved"] = list(step_directories(run.checkpoints))
+        described["total_steps"] = run.config.total_steps if run.config.train.steps is not None else None
+    if model.pooling is not None:
+        described["pooling"] = dataclasses.asdict(model.pooling)
+    if model.report is not None:
+        described["arrays"] = model.report.to_dict()
+    return described
 
 
-def _step_of(run: Run, revision: str | None) -> int | None:
-    """The step meant by `revision`: the newest one without, None when nothing was saved yet."""
-    directories = step_directories(run.checkpoints)
-    if revision is None:
-        return max(directories, default=None)
-    step = best_step(directories) if revision == "best" else int(revision) if revision.isdecimal() else None
-    if step not in directories:
-        known = ", ".join(map(str, directories)) or "none"
-        raise BertJaxError(f"{run.path} has no checkpoint {revision!r}: it has {known}")
-    return step
-
-
-def _heads(objective: str) -> tuple[str, ...]:
-    return HEADS if objective != "mlm" else HEADS[:1]
-
-
-def shape_info(config: BertConfig, heads: tuple[str, ...]) -> dict[str, Any]:
+def shape_info(config: BertConfig, heads: tuple[str, ...], classes: int = 2, pooler: bool = True) -> dict[str, Any]:
     """`model`, `heads` and `parameters` of a configuration; parameters are null while the vocabulary size is open."""
-    counted = None if config.vocab_size is None else count_parameters(config, heads)
+    counted = None if config.vocab_size is None else count_parameters(config, heads, classes, pooler)
     known = {name: value for name, value in config.to_dict().items() if name not in config.extra}
     return {"model": known, "unknown_keys": dict(config.extra), "heads": list(heads), "parameters": counted}
 
 
-def count_parameters(config: BertConfig, heads: tuple[str, ...] = HEADS) -> dict[str, int]:
+def count_parameters(
+    config: BertConfig, heads: tuple[str, ...] = PRETRAINING_HEADS, classes: int = 2, pooler: bool = True
+) -> dict[str, int]:
     """Number of parameters by part, of the encoder (published: 109,482,240 for base) and in total.
 
     The decoder of the masked_lm head is the word embeddings, counted once, there.
     """
-    parts = {name: _size(tree) for name, tree in abstract_parameters(make_model(config, heads=heads)).items()}
+    model = make_model(config, heads=heads, classes=classes, pooler=pooler)
+    parts = {name: _size(tree) for name, tree in abstract_parameters(model).items()}
     encoder = sum(parts[name] for name in _ENCODER_PARTS if name in parts)
     return {**parts, "encoder_total": encoder, "total": sum(parts.values())}
 

@@ -51,7 +51,10 @@ PARAMETERS: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(pooler|masked_lm/transform)/kernel", PartitionSpec("fsdp", None)),  # (D, D)
     (r"(pooler|masked_lm/transform)/bias", REPLICATED),  # (D,)
     (r"masked_lm/bias", REPLICATED),  # (V,)
-    (r"next_sentence/(kernel|bias)", REPLICATED),  # (D, 2), (2,)
+    (
+        r"(next_sentence|classification|tagging|question_answering|multiple_choice)/(kernel|bias)",
+        REPLICATED,
+    ),  # (D, C), (C,)
 )
 
 

@@ -1,0 +1,194 @@
+"""Model directories in Hugging Face's layout: `config.json`, weights, tokenizer; read and written.
+
+Weights are read from `model.safetensors`, from several files with an index, or from `flax_model.msgpack`, the layout of
+the Flax models that transformers v5 can no longer read. A pickle is never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from bert_jax.bert_config import BertConfig
+from bert_jax.errors import BertJaxError
+from bert_jax.files import read_json, write_json
+from bert_jax.formats.adopt import Adopted, Report, Tensor, adopt
+from bert_jax.formats.names import Layout, names, to_theirs
+from bert_jax.formats.pooling import Pooling, write_pooling
+from bert_jax.model.bert import init_parameters, make_model
+from bert_jax.model.parameters import flatten, restore_flax_file
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+FLAX_FILE = "flax_model.msgpack"
+PICKLE_FILE = "pytorch_model.bin"
+
+# Classes of Hugging Face and our heads; of those that share a name for their head, which one is meant.
+CLASSES: dict[str, tuple[str, ...]] = {
+    "BertForPreTraining": ("masked_lm", "next_sentence"),
+    "BertForMaskedLM": ("masked_lm",),
+    "BertForNextSentencePrediction": ("next_sentence",),
+    "BertForSequenceClassification": ("classification",),
+    "BertForTokenClassification": ("tagging",),
+    "BertForQuestionAnswering": ("question_answering",),
+    "BertForMultipleChoice": ("multiple_choice",),
+    "BertModel": (),
+}
+_WITHOUT_POOLER = ("BertForMaskedLM", "BertForTokenClassification", "BertForQuestionAnswering")
+
+
+def is_model_directory(path: Path) -> bool:
+    """Whether `config.json` there names a `model_type`."""
+    config = path / CONFIG_FILE
+    if not config.is_file():
+        return False
+    values = read_json(config)
+    return isinstance(values, dict) and "model_type" in values
+
+
+def read_model_directory(folder: Path) -> tuple[BertConfig, Adopted, tuple[str, ...] | None]:
+    """The configuration, the weights (matched, not read yet) and the labels of a directory.
+
+    Errors: `BertJaxError` when it has no weights, or when they do not fit the configuration.
+    """
+    config = BertConfig.from_json_file(folder / CONFIG_FILE, "huggingface")
+    tensors, layout = _weights(folder)
+    architectures = config.extra.get("architectures") or ["BertModel"]
+    name = str(architectures[0]).replace("Flax", "")
+    heads = CLASSES.get(name, ("classification",))
+    adopted = adopt(tensors, layout, config, folder, (heads or ("classification",))[0])
+    return config, adopted, _labels(config)
+
+
+def _labels(config: BertConfig) -> tuple[str, ...] | None:
+    named = config.extra.get("id2label")
+    if not isinstance(named, Mapping):
+        return None
+    return tuple(str(named[key]) for key in sorted(named, key=int))
+
+
+def _weights(folder: Path) -> tuple[dict[str, Tensor], Layout]:
+    if (folder / WEIGHTS_FILE).is_file():
+        return _safetensors([folder / WEIGHTS_FILE]), "torch"
+    if (folder / INDEX_FILE).is_file():
+        files = sorted({str(name) for name in read_json(folder / INDEX_FILE)["weight_map"].values()})
+        missing = [name for name in files if not (folder / name).is_file()]
+        if missing:
+            raise BertJaxError(f"{folder} lacks {', '.join(missing)}, which {INDEX_FILE} names: fetch them again")
+        return _safetensors([folder / name for name in files]), "torch"
+    if (folder / FLAX_FILE).is_file():
+        return _flax(folder / FLAX_FILE), "flax"
+    if (folder / PICKLE_FILE).is_file():
+        raise BertJaxError(
+            f"{folder / PICKLE_FILE} is a pickle, which may run anything when read: {pickle_remedy(folder)}"
+        )
+    raise BertJaxError(f"{folder} has no weights: expected {WEIGHTS_FILE}, {INDEX_FILE} or {FLAX_FILE}")
+
+
+def pickle_remedy(folder: Path) -> str:
+    """What to type where torch is installed, to turn a pickle one trusts into what is read here."""
+    code = (
+        "import torch; from safetensors.torch import save_file; "
+        f"d = torch.load('{folder / PICKLE_FILE}', map_location='cpu', weights_only=True); "
+        f"save_file({{k: v.clone().contiguous() for k, v in d.items()}}, '{folder / WEIGHTS_FILE}')"
+    )
+    return f'if you trust it, convert it with: python -c "{code}" (or take the hub\'s converted revision refs/pr/…)'
+
+
+def _safetensors(paths: Sequence[Path]) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, Tensor] = {}
+    for path in paths:
+        try:
+            file = safe_open(path, framework="np")
+        except (SafetensorError, OSError) as error:
+            raise BertJaxError(f"{path} cannot be read as safetensors ({error}): fetch it again") from error
+        for name in file.keys():  # noqa: SIM118 - not a dict
+            part = file.get_slice(name)
+            kind = _DTYPES.get(part.get_dtype(), part.get_dtype().lower())
+
+            def read(file: Any = file, name: str = name, path: Path = path, kind: str = kind) -> np.ndarray:
+                try:
+                    return cast(np.ndarray, file.get_tensor(name))
+                except (SafetensorError, TypeError) as error:
+                    raise BertJaxError(f"{path}: {name} ({kind}) cannot be read: {error}") from error
+
+            found[name] = Tensor(tuple(part.get_shape()), kind, read)
+    return found
+
+
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+
+
+def _flax(path: Path) -> dict[str, Tensor]:
+    leaves = flatten(restore_flax_file(path))
+    return {
+        name: Tensor(tuple(value.shape), str(value.dtype), lambda value=value: np.asarray(value))  # type: ignore[misc]
+        for name, value in leaves.items()
+    }
+
+
+def write_model_directory(
+    folder: Path,
+    config: BertConfig,
+    params: Mapping[str, Any],
+    heads: Sequence[str],
+    *,
+    labels: Sequence[str] | None = None,
+    pooling: Pooling | None = None,
+) -> tuple[str, Report]:
+    """Write `config.json` and `model.safetensors`; returns the class that reads them, and what became of each array.
+
+    Vocabulary rows that only pad the table are not among `params` and so are never written. Errors: `BertJaxError` when
+    no class of Hugging Face has these heads.
+    """
+    name = next((name for name, theirs in CLASSES.items() if set(theirs) == set(heads)), None)
+    if name is None:
+        raise BertJaxError(
+            f"no class of Hugging Face has the heads {', '.join(heads)} at once: expected those of one of "
+            f"{', '.join(CLASSES)}"
+        )
+    leaves = flatten(params)
+    report = Report()
+    if name in _WITHOUT_POOLER:
+        for path in [path for path in leaves if path.startswith("pooler/")]:
+            report.ignored[path] = f"{name} has no pooler"
+            del leaves[path]
+    elif "pooler" not in params:
+        leaves |= _fresh_pooler(config)
+        report.initialised = [path for path in leaves if path.startswith("pooler/")]
+    table = names("torch", {path: tuple(leaf.shape) for path, leaf in leaves.items()})
+    prefix = "bert." if name == "BertModel" else ""
+    arrays = {table[path].theirs.removeprefix(prefix): to_theirs(leaf, table[path]) for path, leaf in leaves.items()}
+    _save(arrays, folder / WEIGHTS_FILE)
+    report.taken = len(arrays) - len(report.initialised)
+    values = config.to_dict("huggingface") | {"architectures": [name], "dtype": "float32", "tie_word_embeddings": True}
+    values.pop("torch_dtype", None)
+    if labels is not None:
+        values["id2label"] = {str(index): label for index, label in enumerate(labels)}
+        values["label2id"] = {label: index for index, label in enumerate(labels)}
+    write_json(folder / CONFIG_FILE, values)
+    if pooling is not None:
+        write_pooling(folder, pooling, config.hidden_size)
+    return name, report
+
+
+def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(arrays, path, metadata={"format": "pt"})
+    except Exception as error:  # safetensors raises its own class for a full disk
+        raise BertJaxError(f"cannot write {path}: {error}") from error
+
+
+def _fresh_pooler(config: BertConfig) -> dict[str, Any]:
+    import jax
+
+    fresh = init_parameters(make_model(config, heads=()), jax.random.key(0))
+    return {path: leaf for path, leaf in flatten(fresh).items() if path.startswith("pooler/")}

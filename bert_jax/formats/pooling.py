@@ -1,0 +1,98 @@
+"""How a sentence vector is made of token vectors, as sentence-transformers directories record it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from bert_jax.errors import BertJaxError
+from bert_jax.files import read_json, write_json
+
+Mode = Literal["mean", "cls", "max", "pooler"]
+
+MODULES_FILE = "modules.json"
+_LENGTH_FILE = "sentence_bert_config.json"
+_POOLING_FOLDER = "1_Pooling"
+# Their switches (one each, before they had `pooling_mode`) and ours; null: known there, and not computed here.
+_SWITCHES: dict[str, Mode | None] = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": None,
+    "pooling_mode_weightedmean_tokens": None,
+    "pooling_mode_lasttoken": None,
+}
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """The recipe: `mode`, whether vectors are scaled to length 1, the longest input in tokens (None: the model's)."""
+
+    mode: Mode = "mean"
+    normalize: bool = False
+    max_length: int | None = None
+
+
+def read_pooling(folder: Path) -> tuple[Path, Pooling] | None:
+    """The folder of the encoder and the recipe of a sentence-transformers directory; None when it is no such one.
+
+    Errors: `BertJaxError` for a module or a way of pooling that is not computed here.
+    """
+    if not (folder / MODULES_FILE).is_file():
+        return None
+    listed = read_json(folder / MODULES_FILE)
+    if not isinstance(listed, list) or not all(isinstance(item, dict) and "type" in item for item in listed):
+        raise BertJaxError(f"{folder / MODULES_FILE} is no list of modules with a type: restore the file")
+    encoder, mode, normalize = folder, "mean", False
+    for item in listed:
+        kind, place = str(item["type"]).rsplit(".", 1)[-1], folder / str(item.get("path", ""))
+        if kind == "Transformer":
+            encoder = place
+        elif kind == "Pooling":
+            mode = _mode(place / "config.json")
+        elif kind == "Normalize":
+            normalize = True
+        else:
+            raise BertJaxError(
+                f"{folder / MODULES_FILE} asks for {item['type']}, which is not computed here: expected Transformer, "
+                f"Pooling and Normalize; load {encoder} alone to do without it"
+            )
+    return encoder, Pooling(mode, normalize, _max_length(encoder))  # type: ignore[arg-type]
+
+
+def _mode(path: Path) -> str:
+    values = read_json(path)
+    named = values.get("pooling_mode")
+    if isinstance(named, str):
+        chosen = [named if named in get_args(Mode) else None]
+        names = [named]
+    else:
+        names = [name for name in values if name.startswith("pooling_mode_") and values[name]]
+        chosen = [_SWITCHES.get(name) for name in names]
+    if len(chosen) != 1 or chosen[0] is None:
+        raise BertJaxError(f"{path} pools by {' and '.join(names) or 'nothing'}: expected one of mean, cls, max")
+    return chosen[0]
+
+
+def _max_length(encoder: Path) -> int | None:
+    path = encoder / _LENGTH_FILE
+    return read_json(path).get("max_seq_length") if path.is_file() else None
+
+
+def write_pooling(folder: Path, pooling: Pooling, width: int) -> None:
+    """Make a Hugging Face directory one that sentence-transformers reads too; `width` is that of the vectors."""
+    if pooling.mode == "pooler":
+        raise BertJaxError("sentence-transformers has no pooling by the pooler: choose mean, cls or max")
+    listed: list[dict[str, Any]] = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": _POOLING_FOLDER, "type": "sentence_transformers.models.Pooling"},
+    ]
+    if pooling.normalize:
+        listed.append({"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"})
+        (folder / "2_Normalize").mkdir()
+    write_json(folder / MODULES_FILE, listed)
+    write_json(folder / _LENGTH_FILE, {"max_seq_length": pooling.max_length, "do_lower_case": False})
+    (folder / _POOLING_FOLDER).mkdir()
+    switches = {name: mode == pooling.mode for name, mode in _SWITCHES.items() if mode is not None}
+    write_json(folder / _POOLING_FOLDER / "config.json", {"word_embedding_dimension": width, **switches})

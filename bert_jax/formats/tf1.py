@@ -1,0 +1,100 @@
+"""TensorFlow 1 checkpoints of google-research/bert: `bert_model.ckpt.*` beside `bert_config.json` and `vocab.txt`.
+
+Read by TensorFlow (the `tf` extra), one variable at a time; a zip as Google publishes it is unpacked beside nothing, in
+a temporary directory that goes with the model.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from bert_jax.bert_config import BertConfig
+from bert_jax.data.drivers import tensorflow_on_cpu
+from bert_jax.errors import BertJaxError
+from bert_jax.files import clear_errors
+from bert_jax.formats.adopt import Adopted, Tensor, adopt
+
+CONFIG_FILE = "bert_config.json"
+_INDEX = re.compile(r"\.ckpt(-\d+)?\.index$")
+
+
+def index_of(prefix: Path) -> Path:
+    """The index file of a checkpoint given by its prefix."""
+    return prefix.with_name(f"{prefix.name}.index")
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether `path` is the prefix of a checkpoint, or a directory that holds one."""
+    return bool(_prefixes(path)) if path.is_dir() else index_of(path).is_file()
+
+
+def is_zip(path: Path) -> bool:
+    """Whether `path` is a zip file."""
+    return path.is_file() and path.suffix == ".zip"
+
+
+def _prefixes(folder: Path) -> list[Path]:
+    """Prefixes of the checkpoints in a directory, the newest last."""
+    found = [item.with_suffix("") for item in folder.iterdir() if _INDEX.search(item.name)]
+    return sorted(found, key=lambda prefix: int(step.group(1)) if (step := re.search(r"-(\d+)$", prefix.name)) else 0)
+
+
+def read_checkpoint(path: Path) -> tuple[BertConfig, Adopted, Path, int | None]:
+    """Configuration, weights (matched, not read yet), folder and global step of a checkpoint (prefix or directory).
+
+    Errors: `BertJaxError` for a missing or broken file, or weights that do not fit the configuration.
+    """
+    prefix = _prefixes(path)[-1] if path.is_dir() else path
+    folder = prefix.parent
+    if not (folder / CONFIG_FILE).is_file():
+        raise BertJaxError(f"no {CONFIG_FILE} beside {prefix}: it says what the checkpoint's model is; put it there")
+    config = BertConfig.from_json_file(folder / CONFIG_FILE, "google")
+    reader = _reader(prefix)
+    shapes, kinds = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    tensors = {
+        name: Tensor(tuple(shape), kinds[name].name, lambda name=name: reader.get_tensor(name))  # type: ignore[misc]
+        for name, shape in sorted(shapes.items())
+        if not name.startswith("_CHECKPOINTABLE_OBJECT_GRAPH")
+    }
+    step = int(reader.get_tensor("global_step")) if "global_step" in tensors else None
+    return config, adopt(tensors, "google", config, prefix), folder, step
+
+
+def _reader(prefix: Path) -> Any:
+    data = sorted(prefix.parent.glob(f"{prefix.name}.data-*"))
+    if not data:
+        raise BertJaxError(f"{index_of(prefix)} has no {prefix.name}.data-… beside it: fetch the whole checkpoint")
+    tensorflow = tensorflow_on_cpu()
+    try:
+        return tensorflow.train.load_checkpoint(str(prefix))
+    except Exception as error:  # TensorFlow's errors have many classes
+        raise BertJaxError(f"{prefix} cannot be read as a TensorFlow checkpoint ({error}): fetch it again") from error
+
+
+class Unpacked:
+    """The checkpoint of a zip in a temporary directory, which lasts as long as this object does."""
+
+    def __init__(self, path: Path):
+        self._temporary = tempfile.TemporaryDirectory(prefix="bert_jax_zip_")
+        # The directory's name tells the casing: that in the zip, or else the zip's own.
+        target = Path(self._temporary.name) / path.stem
+        try:
+            with clear_errors("unpack", path), zipfile.ZipFile(path) as archive:
+                archive.extractall(target, [item for item in archive.namelist() if _wanted(item)])
+        except zipfile.BadZipFile as error:
+            raise BertJaxError(f"{path} cannot be unpacked ({error}): fetch it again") from error
+        folders = sorted({item.parent for item in target.rglob("*.index") if _INDEX.search(item.name)})
+        if len(folders) != 1:
+            raise BertJaxError(
+                f"{path} holds {len(folders)} TensorFlow checkpoints: expected one bert_model.ckpt.index"
+            )
+        self.folder = folders[0]
+
+
+def _wanted(name: str) -> bool:
+    last = name.rsplit("/", 1)[-1]
+    return ".ckpt" in last or last in (CONFIG_FILE, "vocab.txt", "tokenizer_config.json")
