@@ -76,7 +76,8 @@ def load_config(name_or_path: str | os.PathLike[str] | Config) -> Config:
     try:
         config = runpy.run_path(str(path)).get("config")
     except TypeError as error:  # Config(unknown=...) and its sections
-        raise BertJaxError(f"{path}: {error}{_suggestion(str(error))}") from error
+        message = str(error).split(". Did you mean")[0]  # Python 3.13's own guess, which knows one section only
+        raise BertJaxError(f"{path}: {message}{_suggestion(message)}") from error
     except SyntaxError as error:
         raise BertJaxError(f"{path}, line {error.lineno}: {error.msg}") from error
     except BertJaxError as error:
