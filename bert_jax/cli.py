@@ -21,7 +21,7 @@ from bert_jax.huge_pages import restart_with_huge_pages
 DISTRIBUTED = ("pretrain", "evaluate")
 # First arguments of what runs a model; to the others, all of small objects, huge pages are a burden.
 COMPUTING = (["pretrain"], ["evaluate"], ["predict"], ["bench", "train"])
-COMMANDS = ("vocab", "prepare", "tokenize", "show", "pretrain", "evaluate", "predict", "info", "bench")
+COMMANDS = ("vocab", "prepare", "tokenize", "show", "pretrain", "evaluate", "predict", "info", "convert", "bench")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -293,6 +293,22 @@ def info(what: str, /, *, verify: bool = False) -> dict[str, Any]:
     return describe(what, verify)
 
 
+def convert(
+    model: str, out: str, /, *, to: Literal["hf", "stablehlo"] = "hf", cased: bool | None = None
+) -> dict[str, Any]:
+    """Write any model for others to read; prints what was taken, renamed, made anew and left out.
+
+    Args:
+        model: MODEL, as for `bert-jax predict`.
+        out: Directory to make.
+        to: hf (a Hugging Face directory, tokenizer included) or stablehlo (a program that runs without bert_jax).
+        cased: Override the tokenizer's casing.
+    """
+    from bert_jax.formats.convert import convert as convert_model
+
+    return convert_model(model, out, to, cased)
+
+
 def bench(
     what: Literal["train", "feed", "prepare", "tokenize"],
     config: str | None = None,

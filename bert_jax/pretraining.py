@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from bert_jax.bert_config import BertConfig
 from bert_jax.config import Config, Train
 from bert_jax.config import Mesh as MeshConfig
 from bert_jax.config_files import check_values, load_config, override
@@ -20,11 +21,11 @@ from bert_jax.data.drivers import batches
 from bert_jax.data.pretraining import PretrainingData, chance_of, held_out_feed, open_pretraining_data
 from bert_jax.data.store import Store, load_store
 from bert_jax.errors import BertJaxError
-from bert_jax.files import require_absent
+from bert_jax.files import make_directory, require_absent
 from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.model.bert import abstract_parameters
 from bert_jax.model.flops import peak_flops, training_flops
-from bert_jax.text.tokenizer import Tokenizer
+from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.train.calibration import calibrate, provisional
 from bert_jax.train.evaluation import Evaluation, make_evaluation
 from bert_jax.train.loop import Feed, train
@@ -33,6 +34,7 @@ from bert_jax.train.program import Program, check_parameters, make_program
 from bert_jax.train.reconcile import as_calibrated, reconcile
 from bert_jax.train.run import Run, create_run, is_run, on_first_process, open_run, with_steps
 from bert_jax.train.sharding import make_mesh, rows_per_split
+from bert_jax.train.starting import architecture_of, starting_parameters
 from bert_jax.train.state import resolve
 
 OnMetrics = Callable[[dict[str, Any]], None]
@@ -49,6 +51,7 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train the run at `path` to the end of `config`; the arguments are those of `bert_jax.pretrain`."""
     config = load_config(config)
+    written = config.model
     if overrides:
         config = override(config, list(overrides))
     if (config.train.steps is None) == (config.train.minutes is None):
@@ -58,10 +61,11 @@ def pretrain(
     if existing is not None:
         config = as_calibrated(existing, config)
     known = None if existing is None else existing.fingerprints.get("store")
+    start = load_model(init) if init is not None else None
+    config = _as_begun(config, written, existing, start, path)
     data = open_pretraining_data(config, path, local=jax.process_count() == 1, known_store=known)
     config = dataclasses.replace(config, model=config.model.with_vocab_size(data.tokenizer.vocab_size))
     mesh = make_mesh(config.mesh)
-    start = load_model(init) if init is not None else None
     _check_start(start, config, data.tokenizer)
 
     # Whatever is wrong with the settings is said before a run directory is made.
@@ -82,7 +86,7 @@ def pretrain(
         materials.feed,
         materials.evaluations,
         on_metrics=on_metrics,
-        init_params=start.params if start else None,
+        init_params=materials.starting_parameters(start) if start else None,
         chance=dataclasses.replace(data, config=config).chance(),
         flops=functools.partial(training_flops, config.model),
         peak_flops=peak_flops(mesh.devices.flat[0].device_kind, mesh.devices.size),
@@ -103,6 +107,31 @@ def _initial_model(existing: Run | None, init: str | None) -> str | None:
             "leave --init out to continue it, or give another --run"
         )
     return None if existing.newest_step else began
+
+
+def _as_begun(
+    config: Config, written: BertConfig, existing: Run | None, start: LoadedModel | None, path: Path
+) -> Config:
+    """`config` with the architecture, and for sources and records the tokenizer, of the MODEL that the run begins from.
+
+    `written`: the model section before anything was overridden, to know what the user asked for this run.
+    """
+    if existing is not None and existing.initialized_from:
+        origin, tokenizer = existing.config.model, load_tokenizer(existing.tokenizer)
+    elif start is not None:
+        origin, tokenizer = start.config, start.tokenizer
+    else:
+        return config
+    names = [item.name for item in dataclasses.fields(config.model)]
+    asked = [name for name in names if getattr(config.model, name) != getattr(written, name)]
+    config = dataclasses.replace(config, model=architecture_of(origin, config.model, asked))
+    data = config.data
+    if not (data.sources or data.records) or data.tokenizer is not None:
+        return config
+    folder = (Path(data.cache) if data.cache else path / "data") / f"tokenizer-{tokenizer.fingerprint[:12]}"
+    if not folder.is_dir():
+        make_directory(folder, tokenizer.save)
+    return dataclasses.replace(config, data=dataclasses.replace(data, tokenizer=str(folder), vocab_size=None))
 
 
 def _open(
@@ -141,12 +170,16 @@ class _Materials(NamedTuple):
     feed: Feed
     evaluations: dict[str, Evaluation]
 
+    def starting_parameters(self, start: LoadedModel) -> dict[str, Any]:
+        """What the first phase's model starts from."""
+        return starting_parameters(start.params, self.programs(0).model, self.config.train.seed)
+
     def check(self, start: LoadedModel | None) -> None:
         """Make every phase's program, which compiles nothing. Errors: `BertJaxError` for settings that cannot be."""
         for index in range(len(self.config.phases)):
             program = self.programs(index)
         if start is not None:
-            check_parameters(start.params, abstract_parameters(program.model))
+            check_parameters(self.starting_parameters(start), abstract_parameters(program.model))
         batch, split = self.config.evaluate.batch, rows_per_split(program.mesh)
         if batch is not None and batch % split:
             raise BertJaxError(f"evaluate.batch is {batch}: expected a multiple of {split} (mesh data × fsdp)")

@@ -165,7 +165,7 @@ def write_model_directory(
     table = names("torch", {path: tuple(leaf.shape) for path, leaf in leaves.items()})
     prefix = "bert." if name == "BertModel" else ""
     arrays = {table[path].theirs.removeprefix(prefix): to_theirs(leaf, table[path]) for path, leaf in leaves.items()}
-    _save(arrays, folder / WEIGHTS_FILE)
+    save_tensors(arrays, folder / WEIGHTS_FILE)
     report.taken = len(arrays) - len(report.initialised)
     values = config.to_dict("huggingface") | {"architectures": [name], "dtype": "float32", "tie_word_embeddings": True}
     values.pop("torch_dtype", None)
@@ -178,7 +178,8 @@ def write_model_directory(
     return name, report
 
 
-def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
+def save_tensors(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Write a safetensors file. Errors: `BertJaxError` when it cannot be written."""
     from safetensors.numpy import save_file
 
     try:

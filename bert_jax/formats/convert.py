@@ -1,0 +1,55 @@
+"""`convert`: any MODEL as a directory that others read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bert_jax.console import log
+from bert_jax.errors import UsageError
+from bert_jax.files import make_directory
+from bert_jax.formats.hugging_face import write_model_directory
+from bert_jax.formats.model import LoadedModel, load_model
+from bert_jax.formats.stablehlo import write_stablehlo
+
+
+def convert(model: str, out: str, to: str, cased: bool | None = None) -> dict[str, Any]:
+    """Write MODEL to the directory `out`, whole or not at all; returns what was read and written.
+
+    Errors: `BertJaxError` when `out` holds something already, or the format cannot say what the model is.
+    """
+    if to not in FORMATS:
+        raise UsageError(f"--to {to}: expected one of {', '.join(FORMATS)}")
+    loaded = load_model(model, cased=cased)
+    if loaded.report is not None:
+        for line in loaded.report.lines():
+            log(f"read: {line}")
+    written: dict[str, Any] = {}
+    make_directory(out, lambda folder: written.update(FORMATS[to](loaded, folder)))
+    read = None if loaded.report is None else loaded.report.to_dict()
+    return {"model": model, "out": out, "to": to, "kind": loaded.kind, "step": loaded.step, "read": read, **written}
+
+
+def _to_hugging_face(loaded: LoadedModel, folder: Path) -> dict[str, Any]:
+    name, report = write_model_directory(
+        folder, loaded.config, loaded.params, loaded.heads, labels=loaded.labels, pooling=loaded.pooling
+    )
+    loaded.tokenizer.save(folder)
+    activation = loaded.config.to_dict("huggingface")["hidden_act"]
+    for line in report.lines():
+        log(f"written: {line}")
+    log(f"written: {name}, its activation {loaded.config.hidden_act} as {activation!r}")
+    return {"class": name, "activation": activation, "written": report.to_dict()}
+
+
+def _to_stablehlo(loaded: LoadedModel, folder: Path) -> dict[str, Any]:
+    signature = write_stablehlo(folder, loaded.config, loaded.params, loaded.heads, loaded.classes)
+    loaded.tokenizer.save(folder / "tokenizer")
+    return signature
+
+
+FORMATS: dict[str, Callable[[LoadedModel, Path], dict[str, Any]]] = {
+    "hf": _to_hugging_face,
+    "stablehlo": _to_stablehlo,
+}
