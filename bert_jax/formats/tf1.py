@@ -28,8 +28,12 @@ def index_of(prefix: Path) -> Path:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether `path` is the prefix of a checkpoint, or a directory that holds one."""
-    return bool(_prefixes(path)) if path.is_dir() else index_of(path).is_file()
+    """Whether `path` is the prefix or the index of a checkpoint, or a directory that holds one."""
+    return bool(_prefixes(path)) if path.is_dir() else index_of(path).is_file() or _is_index(path)
+
+
+def _is_index(path: Path) -> bool:
+    return path.is_file() and bool(_INDEX.search(path.name))
 
 
 def is_zip(path: Path) -> bool:
@@ -48,7 +52,7 @@ def read_checkpoint(path: Path) -> tuple[BertConfig, Adopted, Path, int | None]:
 
     Errors: `BertJaxError` for a missing or broken file, or weights that do not fit the configuration.
     """
-    prefix = _prefixes(path)[-1] if path.is_dir() else path
+    prefix = _prefixes(path)[-1] if path.is_dir() else path.with_suffix("") if _is_index(path) else path
     folder = prefix.parent
     if not (folder / CONFIG_FILE).is_file():
         raise BertJaxError(f"no {CONFIG_FILE} beside {prefix}: it says what the checkpoint's model is; put it there")
@@ -72,7 +76,8 @@ def _reader(prefix: Path) -> Any:
     try:
         return tensorflow.train.load_checkpoint(str(prefix))
     except Exception as error:  # TensorFlow's errors have many classes
-        raise BertJaxError(f"{prefix} cannot be read as a TensorFlow checkpoint ({error}): fetch it again") from error
+        reason = " ".join(str(error).split())
+        raise BertJaxError(f"{prefix} cannot be read as a TensorFlow checkpoint ({reason}): fetch it again") from error
 
 
 class Unpacked:
@@ -80,21 +85,25 @@ class Unpacked:
 
     def __init__(self, path: Path):
         self._temporary = tempfile.TemporaryDirectory(prefix="bert_jax_zip_")
-        # The directory's name tells the casing: that in the zip, or else the zip's own.
         target = Path(self._temporary.name) / path.stem
         try:
             with clear_errors("unpack", path), zipfile.ZipFile(path) as archive:
                 archive.extractall(target, [item for item in archive.namelist() if _wanted(item)])
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # broken, or encrypted
             raise BertJaxError(f"{path} cannot be unpacked ({error}): fetch it again") from error
         folders = sorted({item.parent for item in target.rglob("*.index") if _INDEX.search(item.name)})
         if len(folders) != 1:
             raise BertJaxError(
                 f"{path} holds {len(folders)} TensorFlow checkpoints: expected one bert_model.ckpt.index"
             )
+        # A directory's name tells the casing: that in the zip or, where it says nothing, the zip's own.
         self.folder = folders[0]
+        if "cased" not in self.folder.name.lower() and self.folder.name != path.stem:
+            self.folder = self.folder.rename(self.folder.with_name(path.stem))
 
 
 def _wanted(name: str) -> bool:
     last = name.rsplit("/", 1)[-1]
+    if last.startswith("._"):  # what macOS puts beside each file
+        return False
     return ".ckpt" in last or last in (CONFIG_FILE, "vocab.txt", "tokenizer_config.json")
