@@ -7,10 +7,15 @@ a temporary directory that goes with the model.
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
+import weakref
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from bert_jax.bert_config import BertConfig
 from bert_jax.data.drivers import tensorflow_on_cpu
@@ -60,12 +65,26 @@ def read_checkpoint(path: Path) -> tuple[BertConfig, Adopted, Path, int | None]:
     reader = _reader(prefix)
     shapes, kinds = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     tensors = {
-        name: Tensor(tuple(shape), kinds[name].name, lambda name=name: reader.get_tensor(name))  # type: ignore[misc]
+        name: Tensor(tuple(shape), kinds[name].name, _read_later(reader, name, prefix))
         for name, shape in sorted(shapes.items())
         if not name.startswith("_CHECKPOINTABLE_OBJECT_GRAPH")
     }
-    step = int(reader.get_tensor("global_step")) if "global_step" in tensors else None
+    step = int(tensors["global_step"].read()) if "global_step" in tensors else None
     return config, adopt(tensors, "google", config, prefix), folder, step
+
+
+def _read_later(reader: Any, name: str, prefix: Path) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        try:
+            return cast(np.ndarray, reader.get_tensor(name))
+        except Exception as error:  # TensorFlow's errors have many classes
+            raise BertJaxError(f"{prefix}: {name} cannot be read ({_one_line(error)}): fetch it again") from error
+
+    return read
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _reader(prefix: Path) -> Any:
@@ -76,7 +95,7 @@ def _reader(prefix: Path) -> Any:
     try:
         return tensorflow.train.load_checkpoint(str(prefix))
     except Exception as error:  # TensorFlow's errors have many classes
-        reason = " ".join(str(error).split())
+        reason = _one_line(error)
         raise BertJaxError(f"{prefix} cannot be read as a TensorFlow checkpoint ({reason}): fetch it again") from error
 
 
@@ -84,8 +103,9 @@ class Unpacked:
     """The checkpoint of a zip in a temporary directory, which lasts as long as this object does."""
 
     def __init__(self, path: Path):
-        self._temporary = tempfile.TemporaryDirectory(prefix="bert_jax_zip_")
-        target = Path(self._temporary.name) / path.stem
+        temporary = tempfile.mkdtemp(prefix="bert_jax_zip_")
+        weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
+        target = Path(temporary) / path.stem
         try:
             with clear_errors("unpack", path), zipfile.ZipFile(path) as archive:
                 archive.extractall(target, [item for item in archive.namelist() if _wanted(item)])
