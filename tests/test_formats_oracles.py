@@ -130,6 +130,7 @@ def test_a_random_base_at_every_layer(tmp_path: Path) -> None:
     check("BertForPreTraining", saved(tmp_path, "BertForPreTraining", **base), tmp_path, 1e-4)
 
 
+@pytest.mark.ci
 def test_minilm_on_real_sentences(data_dir: Path) -> None:
     """200 sentences of a film review corpus, one batch of ours each 40, theirs padded alike."""
     lines = sorted((data_dir / "glue").rglob("*SST*/dev.tsv")) or sorted((data_dir / "glue").rglob("*dev*"))
