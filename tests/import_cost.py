@@ -6,6 +6,17 @@ import json
 import resource
 import sys
 import time
+from pathlib import Path
+
+
+def peak_bytes() -> int:
+    """Most memory of this process; `getrusage` alone would count what its parent held when it started this one."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main(spec: str) -> None:
@@ -16,7 +27,7 @@ def main(spec: str) -> None:
 
     model = load_model(spec)
     bytes_of_model = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_bytes()
     print(
         json.dumps(
             {

@@ -150,6 +150,7 @@ def test_what_is_missing_closed_or_out_of_reach(tmp_path: Path, files: dict[str,
     for variables in ({}, {"HF_HUB_OFFLINE": "1"}):
         error = fetch("hf:org/tiny", url, tmp_path / "4", **variables)["error"]
         assert "hf:org/tiny is not whole in the cache" in error and "the hub is out of reach" in error
+        assert ("HF_HUB_OFFLINE is set" in error) is bool(variables)
 
 
 def test_repositories_without_a_configuration_or_weights_that_are_read(tmp_path: Path, files: dict[str, bytes]) -> None:

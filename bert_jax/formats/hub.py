@@ -8,6 +8,7 @@ from typing import Any
 from bert_jax.errors import BertJaxError
 
 PREFIX = "hf:"
+_REASON_CHARACTERS = 160
 
 # Names from the time before organisations, as they are still typed, and where each lives today.
 _ORGANISATIONS = (
@@ -115,8 +116,10 @@ def _snapshot(spec: str, repository: str, revision: str | None, patterns: tuple[
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what lies at the bottom of `error`, with its class."""
+    """The beginning of what lies at the bottom of `error`, with its class."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if type(error).__name__ == "OfflineModeIsEnabled":
+        return "HF_HUB_OFFLINE is set"
+    text = " ".join(str(error).split())[:_REASON_CHARACTERS]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
