@@ -243,7 +243,7 @@ def test_broken_directories(tmp_path: Path) -> None:
     values = json.loads((folder("f") / "config.json").read_text())
     del values["model_type"]
     write_json(tmp_path / "f" / "config.json", values)
-    assert 'its config.json names no model_type (add "model_type": "bert"' in refused(tmp_path / "f")
+    assert 'its config.json names no model_type (add "model_type": "bert" to one of BERT)' in refused(tmp_path / "f")
     (folder("g") / "bert_model.ckpt.index").write_bytes(b"")
     assert "a Hugging Face model directory and a TensorFlow 1 checkpoint at once" in refused(tmp_path / "g")
 
