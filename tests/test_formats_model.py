@@ -46,7 +46,7 @@ def test_tf1_by_its_prefix_and_zip(tmp_path: Path) -> None:
 
 def test_config_json_without_model_type_is_no_hugging_face_model(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {"hidden_size": 4})
-    with pytest.raises(BertJaxError, match="is no model: expected a run directory"):
+    with pytest.raises(BertJaxError, match="is no model: its config.json names no model_type"):
         find_model(tmp_path)
 
 

@@ -26,7 +26,7 @@ def _directory(tmp_path: Path, content: bytes | None, config: str | None = None)
 @pytest.mark.parametrize(
     ("content", "config", "message"),
     [
-        (None, None, r"holds neither vocab\.txt nor spiece\.model"),
+        (None, None, r"holds neither vocab\.txt, tokenizer\.json nor spiece\.model"),
         (b"", None, r"vocab\.txt is empty"),
         ("\n".join([*SPECIALS, "a", "b", "a"]).encode(), None, r"holds 'a' twice, on lines 6 and 8"),
         ("\n".join([*SPECIALS, "a", " a "]).encode(), None, r"holds 'a' twice, on lines 6 and 7"),

@@ -18,6 +18,7 @@ from bert_jax.model.parameters import flatten, unflatten
 
 CLASSIFIERS = ("classification", "tagging", "multiple_choice")  # heads that have one name in every layout
 _SHOWN = 5
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
 class Tensor(NamedTuple):
@@ -151,7 +152,7 @@ def _canonical(tensors: Mapping[str, Tensor], layout: Layout, path: Path, report
         understood = _without_scope(name, scope, dot)
         for pattern, spelling in _SPELLINGS[layout]:
             understood = re.sub(pattern, spelling, understood)
-        if understood == name:
+        if understood == name or (not scope and understood == f"bert{dot}{name}"):  # plain encoders have no prefix
             found[understood] = _Found(name, tensor)
         else:
             later.append((understood, name, tensor))
@@ -221,6 +222,13 @@ def _check(wanted: Mapping[str, Name], found: Mapping[str, _Found], path: Path) 
             f"{path}: {len(wrong)} arrays have another shape than the configuration says; the first, "
             f"{found[first.theirs].name}, is {found[first.theirs].tensor.shape}: expected {first.shape}"
         )
+    for name in wanted.values():
+        _, tensor = found[name.theirs]
+        if tensor.dtype not in _FLOATS:
+            raise BertJaxError(
+                f"{path}: {found[name.theirs].name} holds {tensor.dtype}: expected one of {', '.join(_FLOATS)}; "
+                "quantised weights are not read"
+            )
 
 
 def _ignore_the_rest(found: dict[str, _Found], wanted: Mapping[str, Name], layout: Layout, report: Report) -> None:

@@ -6,6 +6,7 @@ the Flax models that transformers v5 can no longer read. A pickle is never read.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -61,21 +62,29 @@ def read_model_directory(folder: Path) -> tuple[BertConfig, Adopted, tuple[str, 
     name = str(architectures[0]).replace("Flax", "")
     heads = CLASSES.get(name, ("classification",))
     adopted = adopt(tensors, layout, config, folder, (heads or ("classification",))[0])
-    return config, adopted, _labels(config)
+    labelled = any(head in ("classification", "tagging") for head in adopted.heads)
+    return config, adopted, _labels(config, adopted.classes, folder) if labelled else None
 
 
-def _labels(config: BertConfig) -> tuple[str, ...] | None:
+def _labels(config: BertConfig, classes: int, folder: Path) -> tuple[str, ...] | None:
+    """Names of the classes, in order, of `id2label`."""
     named = config.extra.get("id2label")
-    if not isinstance(named, Mapping):
+    if named is None:
         return None
-    return tuple(str(named[key]) for key in sorted(named, key=int))
+    labels = named if isinstance(named, Mapping) else {}
+    if sorted(labels) != sorted(map(str, range(classes))):
+        raise BertJaxError(
+            f"{folder / CONFIG_FILE}: id2label is {str(named)[:60]}: expected a name for each of the {classes} classes "
+            f"of the head, from '0' to '{classes - 1}'"
+        )
+    return tuple(str(labels[str(number)]) for number in range(classes))
 
 
 def _weights(folder: Path) -> tuple[dict[str, Tensor], Layout]:
     if (folder / WEIGHTS_FILE).is_file():
         return _safetensors([folder / WEIGHTS_FILE]), "torch"
     if (folder / INDEX_FILE).is_file():
-        files = sorted({str(name) for name in read_json(folder / INDEX_FILE)["weight_map"].values()})
+        files = _shards(folder / INDEX_FILE)
         missing = [name for name in files if not (folder / name).is_file()]
         if missing:
             raise BertJaxError(f"{folder} lacks {', '.join(missing)}, which {INDEX_FILE} names: fetch them again")
@@ -89,14 +98,30 @@ def _weights(folder: Path) -> tuple[dict[str, Tensor], Layout]:
     raise BertJaxError(f"{folder} has no weights: expected {WEIGHTS_FILE}, {INDEX_FILE} or {FLAX_FILE}")
 
 
+def _shards(index: Path) -> list[str]:
+    values = read_json(index)
+    named = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(named, dict) or not named:
+        raise BertJaxError(f"{index} has no weight_map (array → file): fetch it again")
+    return sorted(set(map(str, named.values())))
+
+
 def pickle_remedy(folder: Path) -> str:
-    """What to type where torch is installed, to turn a pickle one trusts into what is read here."""
+    """What to type where torch is installed, to turn a pickle one trusts into what is read here.
+
+    Arrays that share memory, as a decoder tied to the word embeddings does, are cloned: safetensors takes them apart.
+    """
     code = (
-        "import torch; from safetensors.torch import save_file; "
-        f"d = torch.load('{folder / PICKLE_FILE}', map_location='cpu', weights_only=True); "
-        f"save_file({{k: v.clone().contiguous() for k, v in d.items()}}, '{folder / WEIGHTS_FILE}')"
+        "import sys, torch; from safetensors.torch import save_file; "
+        'd = torch.load(sys.argv[1], map_location="cpu", weights_only=True); '
+        "save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2], "
+        '{"format": "pt"})'
     )
-    return f'if you trust it, convert it with: python -c "{code}" (or take the hub\'s converted revision refs/pr/…)'
+    paths = " ".join(shlex.quote(str(folder / name)) for name in (PICKLE_FILE, WEIGHTS_FILE))
+    return (
+        f"take a converted revision of the hub (hf:ORG/NAME@refs/pr/NUMBER) or, if you trust it, convert it with: "
+        f"python -c '{code}' {paths}"
+    )
 
 
 def _safetensors(paths: Sequence[Path]) -> dict[str, Tensor]:
@@ -126,9 +151,9 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float
 
 
 def _flax(path: Path) -> dict[str, Tensor]:
-    leaves = flatten(restore_flax_file(path))
+    leaves = {name: np.asarray(value) for name, value in flatten(restore_flax_file(path)).items()}
     return {
-        name: Tensor(tuple(value.shape), str(value.dtype), lambda value=value: np.asarray(value))  # type: ignore[misc]
+        name: Tensor(value.shape, str(value.dtype), lambda value=value: value)  # type: ignore[misc]
         for name, value in leaves.items()
     }
 

@@ -132,6 +132,8 @@ def _what_it_is(path: Path) -> str:
     """Of a path that is no model, what it is instead, to say so."""
     if (path / "manifest.json").is_file():
         return " but a token store"
+    if (path / hugging_face.CONFIG_FILE).is_file():
+        return f': its {hugging_face.CONFIG_FILE} names no model_type (add "model_type": "bert" to one of BERT)'
     if (path / "vocab.txt").is_file() or (path / "spiece.model").is_file():
         return " but a tokenizer directory"
     if (path / hugging_face.PICKLE_FILE).is_file():

@@ -13,6 +13,7 @@ Mode = Literal["mean", "cls", "max", "pooler"]
 
 MODULES_FILE = "modules.json"
 _LENGTH_FILE = "sentence_bert_config.json"
+_NO_LIMIT = 10**6
 _POOLING_FOLDER = "1_Pooling"
 # Their switches (one each, before they had `pooling_mode`) and ours; null: known there, and not computed here.
 _SWITCHES: dict[str, Mode | None] = {
@@ -63,6 +64,8 @@ def read_pooling(folder: Path) -> tuple[Path, Pooling] | None:
 
 def _mode(path: Path) -> str:
     values = read_json(path)
+    if not isinstance(values, dict):
+        raise BertJaxError(f"{path} holds {type(values).__name__}, expected a JSON object")
     named = values.get("pooling_mode")
     if isinstance(named, str):
         chosen = [named if named in get_args(Mode) else None]
@@ -76,8 +79,13 @@ def _mode(path: Path) -> str:
 
 
 def _max_length(encoder: Path) -> int | None:
-    path = encoder / _LENGTH_FILE
-    return read_json(path).get("max_seq_length") if path.is_file() else None
+    """The longest input: newer versions of theirs keep it with the tokenizer, where a huge number stands for none."""
+    for name, key in ((_LENGTH_FILE, "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+        values = read_json(encoder / name) if (encoder / name).is_file() else {}
+        length = values.get(key) if isinstance(values, dict) else None
+        if isinstance(length, int | float) and not isinstance(length, bool) and 0 < length < _NO_LIMIT:
+            return int(length)
+    return None
 
 
 def write_pooling(folder: Path, pooling: Pooling, width: int) -> None:

@@ -7,10 +7,15 @@ a temporary directory that goes with the model.
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
+import weakref
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from bert_jax.bert_config import BertConfig
 from bert_jax.data.drivers import tensorflow_on_cpu
@@ -28,8 +33,12 @@ def index_of(prefix: Path) -> Path:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether `path` is the prefix of a checkpoint, or a directory that holds one."""
-    return bool(_prefixes(path)) if path.is_dir() else index_of(path).is_file()
+    """Whether `path` is the prefix or the index of a checkpoint, or a directory that holds one."""
+    return bool(_prefixes(path)) if path.is_dir() else index_of(path).is_file() or _is_index(path)
+
+
+def _is_index(path: Path) -> bool:
+    return path.is_file() and bool(_INDEX.search(path.name))
 
 
 def is_zip(path: Path) -> bool:
@@ -48,7 +57,7 @@ def read_checkpoint(path: Path) -> tuple[BertConfig, Adopted, Path, int | None]:
 
     Errors: `BertJaxError` for a missing or broken file, or weights that do not fit the configuration.
     """
-    prefix = _prefixes(path)[-1] if path.is_dir() else path
+    prefix = _prefixes(path)[-1] if path.is_dir() else path.with_suffix("") if _is_index(path) else path
     folder = prefix.parent
     if not (folder / CONFIG_FILE).is_file():
         raise BertJaxError(f"no {CONFIG_FILE} beside {prefix}: it says what the checkpoint's model is; put it there")
@@ -56,12 +65,26 @@ def read_checkpoint(path: Path) -> tuple[BertConfig, Adopted, Path, int | None]:
     reader = _reader(prefix)
     shapes, kinds = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
     tensors = {
-        name: Tensor(tuple(shape), kinds[name].name, lambda name=name: reader.get_tensor(name))  # type: ignore[misc]
+        name: Tensor(tuple(shape), kinds[name].name, _read_later(reader, name, prefix))
         for name, shape in sorted(shapes.items())
         if not name.startswith("_CHECKPOINTABLE_OBJECT_GRAPH")
     }
-    step = int(reader.get_tensor("global_step")) if "global_step" in tensors else None
+    step = int(tensors["global_step"].read()) if "global_step" in tensors else None
     return config, adopt(tensors, "google", config, prefix), folder, step
+
+
+def _read_later(reader: Any, name: str, prefix: Path) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        try:
+            return cast(np.ndarray, reader.get_tensor(name))
+        except Exception as error:  # TensorFlow's errors have many classes
+            raise BertJaxError(f"{prefix}: {name} cannot be read ({_one_line(error)}): fetch it again") from error
+
+    return read
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _reader(prefix: Path) -> Any:
@@ -72,29 +95,35 @@ def _reader(prefix: Path) -> Any:
     try:
         return tensorflow.train.load_checkpoint(str(prefix))
     except Exception as error:  # TensorFlow's errors have many classes
-        raise BertJaxError(f"{prefix} cannot be read as a TensorFlow checkpoint ({error}): fetch it again") from error
+        reason = _one_line(error)
+        raise BertJaxError(f"{prefix} cannot be read as a TensorFlow checkpoint ({reason}): fetch it again") from error
 
 
 class Unpacked:
     """The checkpoint of a zip in a temporary directory, which lasts as long as this object does."""
 
     def __init__(self, path: Path):
-        self._temporary = tempfile.TemporaryDirectory(prefix="bert_jax_zip_")
-        # The directory's name tells the casing: that in the zip, or else the zip's own.
-        target = Path(self._temporary.name) / path.stem
+        temporary = tempfile.mkdtemp(prefix="bert_jax_zip_")
+        weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
+        target = Path(temporary) / path.stem
         try:
             with clear_errors("unpack", path), zipfile.ZipFile(path) as archive:
                 archive.extractall(target, [item for item in archive.namelist() if _wanted(item)])
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # broken, or encrypted
             raise BertJaxError(f"{path} cannot be unpacked ({error}): fetch it again") from error
         folders = sorted({item.parent for item in target.rglob("*.index") if _INDEX.search(item.name)})
         if len(folders) != 1:
             raise BertJaxError(
                 f"{path} holds {len(folders)} TensorFlow checkpoints: expected one bert_model.ckpt.index"
             )
+        # A directory's name tells the casing: that in the zip or, where it says nothing, the zip's own.
         self.folder = folders[0]
+        if "cased" not in self.folder.name.lower() and self.folder.name != path.stem:
+            self.folder = self.folder.rename(self.folder.with_name(path.stem))
 
 
 def _wanted(name: str) -> bool:
     last = name.rsplit("/", 1)[-1]
+    if last.startswith("._"):  # what macOS puts beside each file
+        return False
     return ".ckpt" in last or last in (CONFIG_FILE, "vocab.txt", "tokenizer_config.json")

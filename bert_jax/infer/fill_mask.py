@@ -37,7 +37,7 @@ def fill_masks(
     if top_k < 1:
         raise BertJaxError(f"top_k is {top_k}: expected at least 1")
     allowed = None if candidates is None else candidate_ids(bert.tokenizer, candidates)
-    top_k = min(top_k, bert.config.known_vocab_size if allowed is None else len(allowed))
+    top_k = min(top_k, bert.tokenizer.vocab_size if allowed is None else len(allowed))
 
     predict = bert.compiled(("fill_mask", top_k), lambda: _make_predict(bert, top_k))
 
@@ -57,7 +57,8 @@ def fill_masks(
 
 def _make_predict(bert: Bert, top_k: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
     def predict(params: Any, batch: dict[str, jax.Array], allowed: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        return top_pieces(bert.apply(batch, params)["masked_lm_logits"], allowed, top_k)
+        logits = bert.apply(batch, params)["masked_lm_logits"]
+        return top_pieces(logits, allowed, top_k, bert.tokenizer.vocab_size)
 
     return predict
 
@@ -100,11 +101,16 @@ def _mask_piece(tokenizer: Tokenizer) -> str:
     return tokenizer.pieces([tokenizer.mask_id])[0]
 
 
-def top_pieces(logits: jax.Array, allowed: jax.Array | None, top_k: int) -> tuple[jax.Array, jax.Array]:
-    """Probabilities and ids, (B, M, top_k) each, best first, of logits (B, M, V); only `allowed` ids where given."""
+def top_pieces(
+    logits: jax.Array, allowed: jax.Array | None, top_k: int, entries: int | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Probabilities and ids, (B, M, top_k) each, best first, of logits (B, M, V); only `allowed` ids where given.
+
+    Ids from `entries` on have no piece (published tables are often padded): they take their probability, unnamed.
+    """
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     if allowed is None:
-        return jax.lax.top_k(probabilities, top_k)
+        return jax.lax.top_k(probabilities[..., :entries], top_k)
     values, places = jax.lax.top_k(probabilities[..., allowed], top_k)
     return values, allowed[places]
 

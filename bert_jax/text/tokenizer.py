@@ -1,4 +1,4 @@
-"""Load the tokenizer of a directory: `vocab.txt` or `spiece.model`, and `tokenizer_config.json`."""
+"""Load the tokenizer of a directory: `vocab.txt`, `tokenizer.json` or `spiece.model`, and `tokenizer_config.json`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from bert_jax.text.tokenizer_files import (
     read_vocabulary,
     special_pieces_of,
 )
+from bert_jax.text.tokenizer_json import TOKENIZER_FILE, Flags, read_flags, read_tokenizer_json
 from bert_jax.text.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.text.words import WordsTokenizer
 
@@ -40,14 +41,15 @@ _WORDPIECE_CLASSES = frozenset(
     f"{name}Tokenizer{fast}"
     for name in ("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert", "LayoutLM", "Lxmert", "SqueezeBert")
     for fast in ("", "Fast")
-)
+) | {"PreTrainedTokenizerFast", "TokenizersBackend"}  # any class of `tokenizer.json`, which is looked at itself
 
 
 def load_tokenizer(directory: str | os.PathLike[str], cased: bool | None = None) -> Tokenizer:
     """The tokenizer of `directory`.
 
-    Casing: `cased` when given, else `do_lower_case` of `tokenizer_config.json`, else the directory's name, else
-    whether more than 100 entries hold a capital letter (logged); SentencePiece is uncased unless told.
+    Casing: `cased` when given, else `do_lower_case` of `tokenizer_config.json`, else `lowercase` of `tokenizer.json`,
+    else the directory's name, else whether more than 100 entries hold a capital letter (logged); SentencePiece is
+    uncased unless told. `vocab.txt` comes before the vocabulary of `tokenizer.json`.
     Errors: `BertJaxError` for a directory that is missing or holds no vocabulary, and whatever is wrong with that.
     """
     folder = Path(directory)
@@ -63,8 +65,10 @@ def load_tokenizer(directory: str | os.PathLike[str], cased: bool | None = None)
         return (
             _load_words(folder, config) if config.get(KIND_KEY) == "words" else _load_wordpiece(folder, config, cased)
         )
+    if (folder / TOKENIZER_FILE).is_file():
+        return _load_tokenizer_json(folder, config, cased)
     raise BertJaxError(
-        f"{folder} is no tokenizer: it holds neither {VOCABULARY_FILE} nor {SENTENCE_PIECE_FILE}; "
+        f"{folder} is no tokenizer: it holds neither {VOCABULARY_FILE}, {TOKENIZER_FILE} nor {SENTENCE_PIECE_FILE}; "
         "make one with bert-jax vocab"
     )
 
@@ -76,14 +80,30 @@ def _is_albert(config: dict[str, object]) -> bool:
 def _load_wordpiece(folder: Path, config: dict[str, object], cased: bool | None) -> Tokenizer:
     _check_class(folder, config)
     lines = read_vocabulary(folder / VOCABULARY_FILE)
-    chinese = flag_of(config, "tokenize_chinese_chars", folder)
+    return _wordpiece(folder, config, cased, lines, read_flags(folder), VOCABULARY_FILE)
+
+
+def _load_tokenizer_json(folder: Path, config: dict[str, object], cased: bool | None) -> Tokenizer:
+    _check_class(folder, config)
+    lines, flags = read_tokenizer_json(folder)
+    return _wordpiece(folder, config, cased, lines, flags, TOKENIZER_FILE)
+
+
+def _wordpiece(
+    folder: Path, config: dict[str, object], cased: bool | None, lines: list[str], flags: Flags | None, source: str
+) -> Tokenizer:
+    """The configuration's flags come first, then those of `tokenizer.json`, then what BERT does by itself."""
+    accents, chinese = flag_of(config, "strip_accents", folder), flag_of(config, "tokenize_chinese_chars", folder)
+    if flags is not None:
+        accents = flags.strip_accents if "strip_accents" not in config else accents
+        chinese = flags.chinese if chinese is None else chinese
     return WordPieceTokenizer(
         lines,
-        _cased(folder, config, cased, lines),
-        strip_accents=flag_of(config, "strip_accents", folder),
+        _cased(folder, config, cased, lines, flags),
+        strip_accents=accents,
         chinese=True if chinese is None else chinese,
         special_pieces=special_pieces_of(config),
-        source=folder / VOCABULARY_FILE,
+        source=folder / source,
     )
 
 
@@ -107,13 +127,17 @@ def _load_sentence_piece(folder: Path, config: dict[str, object], cased: bool | 
     )
 
 
-def _cased(folder: Path, config: dict[str, object], cased: bool | None, entries: Sequence[str]) -> bool:
+def _cased(
+    folder: Path, config: dict[str, object], cased: bool | None, entries: Sequence[str], flags: Flags | None
+) -> bool:
     """Casing of a directory by the rule of `load_tokenizer`."""
     lower = flag_of(config, "do_lower_case", folder)
     if cased is not None:
         return cased
     if lower is not None:
         return not lower
+    if flags is not None:
+        return not flags.lower
     cased, reason = guess_cased(folder, entries)
     log(f"{folder} is taken as {'cased' if cased else 'uncased'}: {reason}")
     return cased

@@ -1,0 +1,215 @@
+"""Models of the hub, from a server on this machine that speaks its endpoints: fetched, resumed, cached, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loopback_hub import COMMIT, OTHER, Hub, serving
+from small_models import small_config, small_parameters, small_tokenizer
+
+from bert_jax.errors import BertJaxError
+from bert_jax.formats import hub as hub_room
+from bert_jax.formats.hugging_face import write_model_directory
+
+pytest.importorskip("huggingface_hub")
+
+FETCH = """
+import json, os, sys
+from huggingface_hub import constants
+constants.DOWNLOAD_CHUNK_SIZE = int(os.environ.get("CHUNK", 10485760))
+from bert_jax.errors import BertJaxError
+from bert_jax.formats.hub import fetch
+try:
+    folder, provenance = fetch(sys.argv[1])
+    print(json.dumps({"folder": str(folder), **provenance}))
+except BertJaxError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A small model as the hub holds one, beside files that are nobody's business."""
+    folder = tmp_path_factory.mktemp("model")
+    write_model_directory(folder, small_config(), small_parameters(), ("masked_lm", "next_sentence"))
+    small_tokenizer().save(folder)
+    found = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    others = (
+        "README.md",
+        "pytorch_model.bin",
+        "tf_model.h5",
+        "flax_model.msgpack",
+        "onnx/model.onnx",
+        "onnx/config.json",
+    )
+    return found | dict.fromkeys(others, b"never fetched")
+
+
+def run(code: str, *arguments: str, endpoint: str, cache: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own: the library reads its variables when it is imported."""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(cache),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": str(REPOSITORY),
+        **variables,
+    }
+    environment.pop("HF_HUB_OFFLINE", None) if "HF_HUB_OFFLINE" not in variables else None
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def fetch(spec: str, endpoint: str, cache: Path, **variables: str) -> dict[str, str]:
+    done = run(FETCH, spec, endpoint=endpoint, cache=cache, **variables)
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    assert "\n" not in answer.get("error", "")
+    return answer
+
+
+def test_only_what_is_needed_is_fetched_and_the_cache_serves_without_a_network(
+    tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    with serving(Hub(files)) as hub:
+        answer = fetch("hf:org/tiny", hub.url, tmp_path)
+        assert hub.fetched() == ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"]
+        assert (answer["repository"], answer["revision"], answer["commit"]) == ("org/tiny", "main", COMMIT)
+        before = len(hub.requests)
+        assert fetch("hf:org/tiny", hub.url, tmp_path) == answer
+        assert not any("/resolve/" in path for _, path, _ in hub.requests[before:])
+        url = hub.url
+    assert fetch("hf:org/tiny", url, tmp_path) == answer  # the server is gone
+    assert fetch("hf:org/tiny", url, tmp_path, HF_HUB_OFFLINE="1") == answer
+    assert (Path(answer["folder"]) / "model.safetensors").read_bytes() == files["model.safetensors"]
+
+
+def test_the_command_line_reads_a_hub_model(tmp_path: Path, files: dict[str, bytes]) -> None:
+    code = "import sys; from bert_jax.cli import main; sys.exit(main(sys.argv[1:]))"
+    with serving(Hub(files)) as hub:
+        done = run(code, "info", "hf:org/tiny@main", endpoint=hub.url, cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    described = json.loads(done.stdout)
+    assert (described["path"], described["kind"]) == ("hf:org/tiny@main", "hugging_face")
+    assert described["provenance"]["commit"] == COMMIT
+    assert described["heads"] == ["masked_lm", "next_sentence"]
+
+
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(tmp_path: Path, files: dict[str, bytes]) -> None:
+    with serving(Hub(files)) as hub:
+        hub.cut["model.safetensors"] = 1000
+        answer = fetch("hf:org/tiny", hub.url, tmp_path, CHUNK="500")
+        ranges = [given for _, path, given in hub.requests if given and path.endswith("model.safetensors")]
+    assert ranges == ["bytes=1000-"]
+    assert (Path(answer["folder"]) / "model.safetensors").read_bytes() == files["model.safetensors"]
+
+
+def test_a_file_that_cannot_be_had_and_starting_again(tmp_path: Path, files: dict[str, bytes]) -> None:
+    with serving(Hub(files)) as hub:
+        hub.failing.add("model.safetensors")
+        error = fetch("hf:org/tiny", hub.url, tmp_path)["error"]
+        assert error.startswith("hf:org/tiny could not be fetched (") and "files that are whole are kept" in error
+        hub.failing.clear()
+        hub.requests.clear()
+        fetch("hf:org/tiny", hub.url, tmp_path)
+        assert "model.safetensors" in hub.fetched()
+        hub.requests.clear()
+        assert fetch("hf:org/tiny", hub.url, tmp_path) and hub.fetched() == []
+
+
+def test_a_revision(tmp_path: Path, files: dict[str, bytes]) -> None:
+    hub = Hub(files)
+    hub.commits[OTHER] = {**files, "vocab.txt": files["vocab.txt"] + b"more\n"}
+    hub.branches["refs/pr/3"] = OTHER
+    with serving(hub):
+        answer = fetch("hf:org/tiny@refs/pr/3", hub.url, tmp_path)
+        assert (answer["revision"], answer["commit"]) == ("refs/pr/3", OTHER)
+        assert fetch(f"hf:org/tiny@{OTHER}", hub.url, tmp_path)["folder"] == answer["folder"]
+        missing = fetch("hf:org/tiny@absent", hub.url, tmp_path)
+    assert missing["error"].startswith("hf:org/tiny@absent has no revision 'absent'")
+
+
+def test_what_is_missing_closed_or_out_of_reach(tmp_path: Path, files: dict[str, bytes]) -> None:
+    with serving(Hub(files)) as hub:
+        error = fetch("hf:org/absent", hub.url, tmp_path / "1")["error"]
+        assert error.startswith("hf:org/absent is not on the hub, or private")
+        hub.gated = True
+        assert "hf:org/tiny is gated: ask for access" in fetch("hf:org/tiny", hub.url, tmp_path / "2")["error"]
+        hub.gated, hub.broken = False, True
+        error = fetch("hf:org/tiny", hub.url, tmp_path / "3", HF_HUB_ETAG_TIMEOUT="1")["error"]
+        assert "the hub is out of reach" in error
+        url = hub.url
+    for variables in ({}, {"HF_HUB_OFFLINE": "1"}):
+        error = fetch("hf:org/tiny", url, tmp_path / "4", **variables)["error"]
+        assert "hf:org/tiny is not whole in the cache" in error and "the hub is out of reach" in error
+        assert ("HF_HUB_OFFLINE is set" in error) is bool(variables)
+
+
+def test_repositories_without_a_configuration_or_weights_that_are_read(tmp_path: Path, files: dict[str, bytes]) -> None:
+    without = {name: content for name, content in files.items() if name != "config.json"}
+    with serving(Hub(without)) as hub:
+        assert "hf:org/tiny has no config.json" in fetch("hf:org/tiny", hub.url, tmp_path / "1")["error"]
+    pickle = {
+        name: content for name, content in files.items() if name not in ("model.safetensors", "flax_model.msgpack")
+    }
+    with serving(Hub(pickle)) as hub:
+        error = fetch("hf:org/tiny", hub.url, tmp_path / "2")["error"]
+        assert "a pickle is never fetched" in error and "hf:org/tiny@refs/pr/NUMBER" in error
+        assert "pytorch_model.bin" not in hub.fetched()
+    flax = {name: content for name, content in files.items() if name != "model.safetensors"}
+    with serving(Hub(flax)) as hub:
+        answer = fetch("hf:org/tiny", hub.url, tmp_path / "3")
+        assert (Path(answer["folder"]) / "flax_model.msgpack").read_bytes() == b"never fetched"
+
+
+def test_shards_and_sentence_transformers_in_a_subfolder(tmp_path: Path, files: dict[str, bytes]) -> None:
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    sharded = {name: name.encode() for name in (*names, "config.json", "vocab.txt")}
+    with serving(Hub(sharded)) as hub:
+        fetch("hf:org/tiny", hub.url, tmp_path / "1")
+        assert hub.fetched() == sorted(sharded)
+    listed = ["modules.json", "0_Transformer/config.json", "0_Transformer/model.safetensors", "0_Transformer/vocab.txt"]
+    nested = {name: name.encode() for name in (*listed, "1_Pooling/config.json")}
+    with serving(Hub({**nested, "0_Transformer/pytorch_model.bin": b"x"})) as hub:
+        fetch("hf:org/tiny", hub.url, tmp_path / "2")
+        assert hub.fetched() == sorted(nested)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("hf:bert-base-uncased", "on the Hugging Face hub it would be hf:google-bert/bert-base-uncased"),
+        ("hf:", "expected hf:ORG/NAME"),
+        ("hf:a/b/c", "expected hf:ORG/NAME"),
+        ("hf:a/b@", "expected hf:ORG/NAME"),
+    ],
+)
+def test_spellings(spec: str, expected: str) -> None:
+    with pytest.raises(BertJaxError, match=expected):
+        hub_room.parse(spec)
+    assert hub_room.parse("hf:a/b@refs/pr/1") == ("a/b", "refs/pr/1")
+
+
+def test_a_name_the_hub_would_not_take(tmp_path: Path) -> None:
+    assert "is no model of the hub" in fetch("hf:a b/c--d", "http://127.0.0.1:1", tmp_path)["error"]
+
+
+def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(BertJaxError, match=r"hf:org/tiny needs huggingface_hub: pip install 'bert-jax\[hub\]'"):
+        hub_room.fetch("hf:org/tiny")
+
+
+def test_small_parameters_are_what_was_written(files: dict[str, bytes]) -> None:
+    from safetensors.numpy import load
+
+    theirs = load(files["model.safetensors"])["bert.embeddings.word_embeddings.weight"]
+    np.testing.assert_array_equal(theirs, small_parameters()["embeddings"]["word_embeddings"])
