@@ -14,6 +14,7 @@ from bert_jax.errors import BertJaxError
 from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.infer.fill_mask import fill_masks
 from bert_jax.infer.next_sentence import Pair, next_sentences
+from bert_jax.infer.senses import Labelled, senses
 from bert_jax.model import bert as model_room
 from bert_jax.model.dropout import Dropout
 from bert_jax.text.tokenizer import Tokenizer
@@ -97,6 +98,42 @@ class Bert:
         if isinstance(pairs, str | tuple):
             return next(next_sentences(self, [pairs]))
         return list(next_sentences(self, pairs))
+
+    def senses(self, word: str, sentences: Iterable[str], labels: Sequence[str] | None = None) -> dict[str, Any]:
+        """How alike the uses of `word` in `sentences` are in every layer, and which layer parts its senses best.
+
+        A use is one occurrence of the word: every one counts, in the order of the text, so that there are U of them in
+        S ≤ U sentences. Only whole words are found, as the tokenizer sees them: `bank` in `Bank,` where the model is
+        uncased, not in `banks`; `river bank` finds the two words in a row. The vector of a use is the mean over its
+        pieces. `labels`: the sense of the word in each sentence (S,); without, each layer is cut into two groups.
+
+        Returns a dict:
+
+        - `word`, its `pieces`, `sentences` (S,), `senses` (the distinct labels; None without);
+        - `uses` (U,): `sentence` (index), `start` and `end` (characters), `sense`, `group` and `point` (2,) of the best
+          layer: its unit vectors along their two principal axes, which hold the shares `axes` (2,) of the variance;
+        - `layers` (1 + L,), 0 the embeddings' output: `similarity` (U, U), the cosines; `silhouette` of the labels, or
+          of the two groups of spherical 2-means; mean cosine `within` and `between` groups and their `gap`;
+        - `best_layer`: of layers 1 to L the one with the greatest silhouette (`chosen_by`); of two uses, where there is
+          none, the one with the least similarity. Layer 0 knows positions only and is never chosen;
+        - `static`: the same of the word's rows of the embedding table, one vector in every sentence: `similarity`
+          (U, U), 1 everywhere, and the one `point` (2,) on the same axes.
+
+        Errors: `BertJaxError` for a sentence without the word or too long, a word unknown to the vocabulary, fewer than
+        two uses, labels of some sentences only or all the same.
+
+        >>> found = bert.senses("play", ["the cat ran on the play street", "a dog play !"])
+        >>> found["static"]["similarity"]
+        [[1.0, 1.0], [1.0, 1.0]]
+        >>> best = found["layers"][found["best_layer"]]
+        >>> best["similarity"][0][1] < 1
+        True
+        """
+        texts = [sentences] if isinstance(sentences, str) else list(sentences)
+        given = [None] * len(texts) if labels is None else list(labels)
+        if len(given) != len(texts):
+            raise BertJaxError(f"{len(given)} labels for {len(texts)} sentences: give each its own")
+        return next(senses(self, map(Labelled, texts, given), word))
 
     def compiled(self, key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         """The jitted function made by `make`, once per `key` for as long as this model lives."""

@@ -1,0 +1,158 @@
+"""The picture of `predict senses`: the uses of a word in a plane, what tells layers apart, and the sentences."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bert_jax.errors import BertJaxError
+from bert_jax.files import atomic_writer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Told apart by people who do not see all colours (Okabe and Ito 2008).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C8C00")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+STATIC_COLOUR = "#555555"
+# Families with Chinese, Japanese and Korean characters; those that are installed stand in where the first has none.
+WIDE_FAMILIES = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "PingFang SC",
+    "SimHei",
+)
+SHOWN = 24  # sentences written beside the points
+LINE = 58  # characters of a sentence to the line
+
+
+def write_picture(answers: Iterator[dict[str, Any]], path: Path) -> None:
+    """Write the one answer of `predict senses` as a PNG. Errors: `BertJaxError` when matplotlib is not installed."""
+    try:
+        from matplotlib import font_manager, rc_context
+    except ImportError as error:
+        raise BertJaxError(
+            f"{path} cannot be drawn without matplotlib: pip install 'bert-jax[plot]', or give --out FILE.jsonl"
+        ) from error
+    answer = next(answers)
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    families = ["DejaVu Sans", *(name for name in WIDE_FAMILIES if name in known)]
+    with rc_context({"font.family": families, "text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn, as everywhere else
+        figure = draw(answer)
+        with atomic_writer(path) as file:
+            figure.savefig(file, format="png", dpi=120)
+
+
+def draw(answer: dict[str, Any]) -> Figure:
+    """The figure: the points of the best layer on the left, every layer's silhouette below, sentences on the right."""
+    from matplotlib.figure import Figure
+
+    lines = _sentence_lines(answer)
+    figure = Figure(figsize=(13, max(7.0, 0.24 * len(lines) + 1.2)), layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=(3, 2.4), height_ratios=(3, 1))
+    _draw_points(figure.add_subplot(grid[0, 0]), answer)
+    _draw_layers(figure.add_subplot(grid[1, 0]), answer)
+    _draw_sentences(figure.add_subplot(grid[:, 1]), lines)
+    return figure
+
+
+def _colour(group: int) -> str:
+    return COLOURS[group % len(COLOURS)]
+
+
+def _draw_points(axes: Axes, answer: dict[str, Any]) -> None:
+    x, y = answer["static"]["point"]
+    axes.scatter([x], [y], s=170, marker="*", color=STATIC_COLOUR, zorder=3)
+    axes.annotate(
+        "static embedding,\nthe same in every sentence",
+        (x, y),
+        xytext=(9, -4),
+        textcoords="offset points",
+        color=STATIC_COLOUR,
+        fontsize=9,
+        verticalalignment="top",
+    )
+    for number, use in enumerate(answer["uses"], start=1):
+        group, (x, y) = use["group"], use["point"]
+        marker = MARKERS[group % len(MARKERS)]
+        axes.scatter([x], [y], s=230, marker=marker, color=_colour(group), alpha=0.85, zorder=2)
+        axes.annotate(
+            str(number),
+            (x, y),
+            color="white",
+            fontsize=8,
+            fontweight="bold",
+            horizontalalignment="center",
+            verticalalignment="center",
+            zorder=4,
+        )
+    first, second = (round(100 * share) for share in answer["axes"])
+    axes.set_xlabel(f"first principal axis ({first} % of the variance)")
+    axes.set_ylabel(f"second ({second} %)")
+    axes.set_title(f"“{answer['word']}” in layer {answer['best_layer']} of {len(answer['layers']) - 1}")
+    axes.margins(0.15)
+    axes.grid(alpha=0.25)
+
+
+def _draw_layers(axes: Axes, answer: dict[str, Any]) -> None:
+    """A line over the layers of what the best one was chosen by; a higher point parts the senses better."""
+    if answer["chosen_by"] == "silhouette":
+        values = [layer["silhouette"] for layer in answer["layers"]]
+        axes.set_ylabel("silhouette")
+    else:
+        values = [1 - layer["similarity"][0][-1] for layer in answer["layers"]]
+        axes.set_ylabel("1 − cosine")
+    heights = [float("nan") if value is None else value for value in values]
+    axes.plot(heights, marker="o", color="#444444", zorder=2)
+    best = answer["best_layer"]
+    axes.scatter([best], [heights[best]], s=140, color=COLOURS[1], zorder=3)
+    axes.axhline(0, color="#444444", linewidth=0.6)
+    axes.set_xticks(range(len(values)))
+    axes.set_xlabel("layer (0: embeddings with positions, no context; never chosen)")
+    axes.grid(alpha=0.25)
+
+
+def _sentence_lines(answer: dict[str, Any]) -> list[tuple[str, str, bool]]:
+    """(text, colour, bold) of the lines on the right: each group's name, then its numbered sentences."""
+    lines: list[tuple[str, str, bool]] = []
+    uses = answer["uses"]
+    for group in sorted({use["group"] for use in uses}):
+        name = answer["senses"][group] if answer["senses"] else f"group {group + 1} (found, not given)"
+        lines.append((textwrap.shorten(f"{name}", LINE, placeholder="…"), _colour(group), True))
+        for number, use in list(enumerate(uses, start=1))[:SHOWN]:
+            if use["group"] == group:
+                parts = textwrap.wrap(_excerpt(answer["sentences"][use["sentence"]], use), LINE)
+                lines += [
+                    (f"{number}  {parts[0]}", "black", False),
+                    *((f"     {part}", "black", False) for part in parts[1:]),
+                ]
+        lines.append(("", "black", False))
+    if len(uses) > SHOWN:
+        lines.append((f"and {len(uses) - SHOWN} more", "black", False))
+    return lines
+
+
+def _excerpt(sentence: str, use: dict[str, Any]) -> str:
+    """The sentence with «marks» around the use, cut to what stands near it."""
+    before = sentence[: use["start"]]
+    after = sentence[use["end"] :]
+    if len(before) > LINE:
+        before = "…" + before[-LINE:]
+    if len(after) > LINE:
+        after = after[:LINE] + "…"
+    return f"{before}«{sentence[use['start'] : use['end']]}»{after}"
+
+
+def _draw_sentences(axes: Axes, lines: list[tuple[str, str, bool]]) -> None:
+    axes.set_axis_off()
+    for index, (text, colour, bold) in enumerate(lines):
+        weight = "bold" if bold else "normal"
+        place = 1 - index / max(len(lines), 26)
+        axes.text(0, place, text, color=colour, fontsize=9, fontweight=weight, transform=axes.transAxes)
