@@ -239,7 +239,14 @@ def evaluate(
 
 
 def load(model: str | os.PathLike[str], *, cased: bool | None = None) -> Bert:
-    """Load a MODEL for predictions and for programs: `.fill_mask`, `.next_sentence`, `.apply`, `.params`."""
+    """Load a MODEL for predictions and for programs: `.fill_mask`, `.next_sentence`, `.senses`, `.apply`, `.params`.
+
+    `cased` overrides what the model says of its casing. Errors: `BertJaxError` when nothing is there, or no model.
+
+    >>> bert = bert_jax.load("runs/quickstart")
+    >>> bert.params["embeddings"]["word_embeddings"].shape == (bert.config.vocab_size, bert.config.hidden_size)
+    True
+    """
     from bert_jax.infer.loaded import load as load_bert
 
     return load_bert(model, cased=cased)

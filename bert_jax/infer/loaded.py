@@ -71,6 +71,15 @@ class Bert:
                 vectors = bert.apply(batch, params["bert"], dropout_key=key)["pooled_output"]
                 logits = vectors @ params["head"]
                 return optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean()
+
+        >>> rows = [bert.tokenizer.encode(text, length=8) for text in ("the cat sat", "a dog ran")]
+        >>> batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        >>> outputs = jax.jit(bert.apply)(batch)
+        >>> outputs["sequence_output"].shape == (2, 8, bert.config.hidden_size)
+        True
+        >>> gradients = jax.grad(lambda params: bert.apply(batch, params)["pooled_output"].sum())(bert.params)
+        >>> gradients["embeddings"]["word_embeddings"].shape == bert.params["embeddings"]["word_embeddings"].shape
+        True
         """
         dropout = None
         if dropout_key is not None:
@@ -85,6 +94,14 @@ class Bert:
         """The `top_k` most probable pieces at every `[MASK]`: one answer for a text, a list for several.
 
         See `bert_jax.infer.fill_mask.fill_masks`, which streams.
+
+        >>> answer = bert.fill_mask("the cat sat on the [MASK] .", top_k=3)
+        >>> mask = answer["masks"][0]
+        >>> mask["position"], len(mask["candidates"])
+        (6, 3)
+        >>> answer = bert.fill_mask("a [MASK] ran .", candidates=["cat", "dog"])
+        >>> sorted(candidate["token"] for candidate in answer["masks"][0]["candidates"])
+        ['cat', 'dog']
         """
         if isinstance(texts, str):
             return next(fill_masks(self, [texts], top_k, candidates))
@@ -94,6 +111,13 @@ class Bert:
         """The probability that B follows A: one answer for one pair, a list for a list of pairs.
 
         A pair is a tuple (a, b) or one text `a [SEP] b`. See `bert_jax.infer.next_sentence.next_sentences`.
+
+        >>> answer = bert.next_sentence(("the cat was tired .", "it sat on the mat ."))
+        >>> 0 < answer["probability"] < 1
+        True
+        >>> many = bert.next_sentence(["it was wet . [SEP] rain !", ("the dog ran .", "a cat sat .")])
+        >>> [answer["b"] for answer in many]
+        ['rain !', 'a cat sat .']
         """
         if isinstance(pairs, str | tuple):
             return next(next_sentences(self, [pairs]))

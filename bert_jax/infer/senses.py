@@ -52,7 +52,7 @@ def senses(bert: Bert, sentences: Iterable[str | Labelled], word: str) -> Iterat
         items += [encoded._replace(slots=tuple(range(1 + use.first, 1 + use.last))) for use in found]
         uses += found
     if len(uses) < 2:
-        raise BertJaxError(f"{len(uses)} sentence with {word!r}: expected at least two to compare")
+        raise BertJaxError(f"{word!r} is used in {len(uses)} place(s): expected at least two to compare")
     vectors = _layer_vectors(bert, items)
     static = _static_vectors(bert, items)
     names = list(dict.fromkeys(labels)) if labels else []
@@ -125,7 +125,7 @@ def _encode(bert: Bert, text: str, number: int, word: str, ids: list[int]) -> tu
     """`[CLS] text [SEP]` and the uses of the word in it. Errors: `BertJaxError` for too long, or without the word."""
     found, offsets = bert.tokenizer.encode_with_offsets(text)
     uses = [
-        Use(number, int(offsets[first, 0]), int(offsets[last - 1, 1]), first, last)
+        Use(number, *characters_of(text, offsets, first, last), first, last)
         for first, last in find_word(bert.tokenizer, text, found, offsets, ids)
     ]
     if not uses:
@@ -161,6 +161,12 @@ def find_word(
                 break
         place += 1
     return occurrences
+
+
+def characters_of(text: str, offsets: np.ndarray, first: int, last: int) -> tuple[int, int]:
+    """First and past-last character of tokens `first` to `last`, without the blank that a SentencePiece may hold."""
+    start, end = int(offsets[first, 0]), int(offsets[last - 1, 1])
+    return end - len(text[start:end].lstrip()), end
 
 
 def _is_edge(text: str, starts: np.ndarray, offsets: np.ndarray, place: int) -> bool:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 
 from bert_jax.errors import BertJaxError
 from bert_jax.files import atomic_writer
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Told apart by people who do not see all colours (Okabe and Ito 2008).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C8C00")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+# Dark enough for white numbers; the markers, with room for a number each, are for who cannot tell the colours apart.
+COLOURS = ("#0072B2", "#C44E00", "#00795A", "#A64D79", "#5B4FA0", "#8C6D00", "#000000", "#7A3B2E")
+MARKERS = ("o", "s", "D", "p", "h", "8", "d", "H")
 STATIC_COLOUR = "#555555"
 # Families with Chinese, Japanese and Korean characters; those that are installed stand in where the first has none.
 WIDE_FAMILIES = (
@@ -29,7 +30,7 @@ WIDE_FAMILIES = (
     "SimHei",
 )
 SHOWN = 24  # sentences written beside the points
-LINE = 58  # characters of a sentence to the line
+LINE = 58  # columns of a sentence to the line
 
 
 def write_picture(answers: Iterator[dict[str, Any]], path: Path) -> None:
@@ -97,7 +98,7 @@ def _draw_points(axes: Axes, answer: dict[str, Any]) -> None:
     axes.set_xlabel(f"first principal axis ({first} % of the variance)")
     axes.set_ylabel(f"second ({second} %)")
     axes.set_title(f"“{answer['word']}” in layer {answer['best_layer']} of {len(answer['layers']) - 1}")
-    axes.margins(0.15)
+    axes.margins(0.18)
     axes.grid(alpha=0.25)
 
 
@@ -114,6 +115,7 @@ def _draw_layers(axes: Axes, answer: dict[str, Any]) -> None:
     best = answer["best_layer"]
     axes.scatter([best], [heights[best]], s=140, color=COLOURS[1], zorder=3)
     axes.axhline(0, color="#444444", linewidth=0.6)
+    axes.margins(y=0.2)
     axes.set_xticks(range(len(values)))
     axes.set_xlabel("layer (0: embeddings with positions, no context; never chosen)")
     axes.grid(alpha=0.25)
@@ -125,18 +127,24 @@ def _sentence_lines(answer: dict[str, Any]) -> list[tuple[str, str, bool]]:
     uses = answer["uses"]
     for group in sorted({use["group"] for use in uses}):
         name = answer["senses"][group] if answer["senses"] else f"group {group + 1} (found, not given)"
-        lines.append((textwrap.shorten(f"{name}", LINE, placeholder="…"), _colour(group), True))
+        lines += [(part, _colour(group), True) for part in _wrapped(name)[:2]]
         for number, use in list(enumerate(uses, start=1))[:SHOWN]:
             if use["group"] == group:
-                parts = textwrap.wrap(_excerpt(answer["sentences"][use["sentence"]], use), LINE)
+                first, *others = _wrapped(_excerpt(answer["sentences"][use["sentence"]], use))
                 lines += [
-                    (f"{number}  {parts[0]}", "black", False),
-                    *((f"     {part}", "black", False) for part in parts[1:]),
+                    (f"{number:>3}  {first}", "black", False),
+                    *((f"       {part}", "black", False) for part in others),
                 ]
         lines.append(("", "black", False))
     if len(uses) > SHOWN:
         lines.append((f"and {len(uses) - SHOWN} more", "black", False))
     return lines
+
+
+def _wrapped(text: str) -> list[str]:
+    """Lines of `text`, shorter where its characters are wide."""
+    wide = sum(east_asian_width(char) in "WF" for char in text)
+    return textwrap.wrap(text, LINE // 2 if wide > len(text) // 4 else LINE) or [""]
 
 
 def _excerpt(sentence: str, use: dict[str, Any]) -> str:
