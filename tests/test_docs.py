@@ -24,6 +24,7 @@ def python_of(page: str) -> str:
     return "\n".join(code)
 
 
+@pytest.mark.ci  # half a minute, most of it in the compiler
 def test_an_own_head_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "minilm").symlink_to(minilm_directory())
     monkeypatch.chdir(tmp_path)
@@ -32,7 +33,7 @@ def test_an_own_head_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     exec(compile(code, "own_head.md", "exec"), names)
     losses = names["losses"]
     assert losses[0] == pytest.approx(np.log(2), abs=1e-6)
-    assert losses[-1] < 0.3 * losses[0]
+    assert losses[-1] < 0.4 * losses[0]
     assert names["answers"].tolist() == [1, 0, 1, 0]
     body = code[code.index("import bert_jax") : code.index("losses = []")]
     assert len([line for line in body.splitlines() if line.strip()]) <= 20

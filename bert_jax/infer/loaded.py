@@ -77,7 +77,8 @@ class Bert:
         >>> outputs = jax.jit(bert.apply)(batch)
         >>> outputs["sequence_output"].shape == (2, 8, bert.config.hidden_size)
         True
-        >>> gradients = jax.grad(lambda params: bert.apply(batch, params)["pooled_output"].sum())(bert.params)
+        >>> loss = lambda params: bert.apply(batch, params)["pooled_output"].mean()
+        >>> gradients = jax.jit(jax.grad(loss))(bert.params)
         >>> gradients["embeddings"]["word_embeddings"].shape == bert.params["embeddings"]["word_embeddings"].shape
         True
         """

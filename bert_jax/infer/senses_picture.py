@@ -148,13 +148,15 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _excerpt(sentence: str, use: dict[str, Any]) -> str:
-    """The sentence with «marks» around the use, cut to what stands near it."""
+    """The sentence with «marks» around the use, cut to what stands near it, at a blank where there is one."""
     before = sentence[: use["start"]]
     after = sentence[use["end"] :]
     if len(before) > LINE:
-        before = "…" + before[-LINE:]
+        near = before[-LINE:]
+        before = "… " + (near.partition(" ")[2] or near)
     if len(after) > LINE:
-        after = after[:LINE] + "…"
+        near = after[:LINE]
+        after = (near.rpartition(" ")[0] or near) + " …"
     return f"{before}«{sentence[use['start'] : use['end']]}»{after}"
 
 
