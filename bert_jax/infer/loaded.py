@@ -130,7 +130,8 @@ class Bert:
         A use is one occurrence of the word: every one counts, in the order of the text, so that there are U of them in
         S ≤ U sentences. Only whole words are found, as the tokenizer sees them: `bank` in `Bank,` where the model is
         uncased, not in `banks`; `river bank` finds the two words in a row. The vector of a use is the mean over its
-        pieces. `labels`: the sense of the word in each sentence (S,); without, each layer is cut into two groups.
+        pieces. `labels`: the sense of the word in each sentence (S,), of all its uses there; without, each layer is cut
+        into two groups. The sentences are held in memory, and the answer grows with (1 + L) U².
 
         Returns a dict:
 
