@@ -239,45 +239,59 @@ def evaluate(
 
 
 def load(model: str | os.PathLike[str], *, cased: bool | None = None) -> Bert:
-    """Load a MODEL for predictions and for programs: `.fill_mask`, `.next_sentence`, `.apply`, `.params`."""
+    """Load a MODEL for predictions and for programs: `.fill_mask`, `.next_sentence`, `.senses`, `.apply`, `.params`.
+
+    `cased` overrides what the model says of its casing. Errors: `BertJaxError` when nothing is there, or no model.
+
+    >>> bert = bert_jax.load("runs/quickstart")
+    >>> bert.params["embeddings"]["word_embeddings"].shape == (bert.config.vocab_size, bert.config.hidden_size)
+    True
+    """
     from bert_jax.infer.loaded import load as load_bert
 
     return load_bert(model, cased=cased)
 
 
 def predict(
-    task: Literal["fill-mask", "next-sentence"],
+    task: Literal["fill-mask", "next-sentence", "senses"],
     model: str,
     texts: tuple[str, ...] = (),
     /,
     *,
     top_k: int | None = None,
     candidates: tuple[str, ...] | None = None,
+    word: str | None = None,
     input: str | None = None,
     out: str | None = None,
     cased: bool | None = None,
     encoding_errors: Literal["strict", "replace"] = "strict",
 ) -> Iterator[str]:
-    """Answers from a model, one JSON line per input.
+    """Answers from a model, one JSON line per input; of senses, one for all.
 
     Args:
-        task: fill-mask (text with [MASK]) or next-sentence (text with [SEP] between the two sentences).
+        task: fill-mask (text with [MASK]), next-sentence (text with [SEP] between the two sentences) or senses
+            (sentences that use one word).
         model: MODEL: a run (RUN, RUN@1000), a Hugging Face directory, hf:ORG/NAME, a TF1 checkpoint or its zip.
         texts: The texts; without any, and without --input, lines from stdin.
         top_k: How many pieces for each mask, for fill-mask (default: 5).
         candidates: Only rank these words, for fill-mask.
-        input: JSON lines to read instead: FILE.jsonl[:field], texts or pairs (text, or a and b).
-        out: Write the answers to this file instead of stdout, by its suffix (.jsonl for every task).
+        word: The word whose senses are compared, for senses; every sentence must hold it.
+        input: JSON lines to read instead: FILE.jsonl[:field], texts or pairs (text, or a and b); for senses an object
+            may hold the word's sense beside its text.
+        out: Write the answers to this file instead of stdout, by its suffix (.jsonl for every task; .png for senses).
         cased: Override the tokenizer's casing.
         encoding_errors: What to do with bytes on stdin that are not UTF-8.
     """
-    from bert_jax.infer.verbs import answer_lines, check_out, inputs_of_file, options_of
+    from bert_jax.infer.verbs import VERBS, answer_lines, check_out, inputs_of_file, options_of
 
-    options = options_of(task, {"top_k": top_k, "candidates": candidates})
+    options = options_of(task, {"top_k": top_k, "candidates": candidates, "word": word})
     check_out(task, out)
     if texts and input is not None:
         raise UsageError("give texts or --input, not both")
-    inputs: Iterable[Any] = texts or (lines_of_stdin(encoding_errors) if input is None else inputs_of_file(input))
+    if input is not None:
+        inputs: Iterable[Any] = inputs_of_file(input, VERBS[task].label)
+    else:
+        inputs = texts or lines_of_stdin(encoding_errors)
     return answer_lines(load(model, cased=cased), task, inputs, options, out)
 
 

@@ -14,6 +14,7 @@ from bert_jax.errors import BertJaxError
 from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.infer.fill_mask import fill_masks
 from bert_jax.infer.next_sentence import Pair, next_sentences
+from bert_jax.infer.senses import Labelled, senses
 from bert_jax.model import bert as model_room
 from bert_jax.model.dropout import Dropout
 from bert_jax.text.tokenizer import Tokenizer
@@ -70,6 +71,16 @@ class Bert:
                 vectors = bert.apply(batch, params["bert"], dropout_key=key)["pooled_output"]
                 logits = vectors @ params["head"]
                 return optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]).mean()
+
+        >>> rows = [bert.tokenizer.encode(text, length=8) for text in ("the cat sat", "a dog ran")]
+        >>> batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        >>> outputs = jax.jit(bert.apply)(batch)
+        >>> outputs["sequence_output"].shape == (2, 8, bert.config.hidden_size)
+        True
+        >>> loss = lambda params: bert.apply(batch, params)["pooled_output"].mean()
+        >>> gradients = jax.jit(jax.grad(loss))(bert.params)
+        >>> gradients["embeddings"]["word_embeddings"].shape == bert.params["embeddings"]["word_embeddings"].shape
+        True
         """
         dropout = None
         if dropout_key is not None:
@@ -84,6 +95,14 @@ class Bert:
         """The `top_k` most probable pieces at every `[MASK]`: one answer for a text, a list for several.
 
         See `bert_jax.infer.fill_mask.fill_masks`, which streams.
+
+        >>> answer = bert.fill_mask("the cat sat on the [MASK] .", top_k=3)
+        >>> mask = answer["masks"][0]
+        >>> mask["position"], len(mask["candidates"])
+        (6, 3)
+        >>> answer = bert.fill_mask("a [MASK] ran .", candidates=["cat", "dog"])
+        >>> sorted(candidate["token"] for candidate in answer["masks"][0]["candidates"])
+        ['cat', 'dog']
         """
         if isinstance(texts, str):
             return next(fill_masks(self, [texts], top_k, candidates))
@@ -93,10 +112,54 @@ class Bert:
         """The probability that B follows A: one answer for one pair, a list for a list of pairs.
 
         A pair is a tuple (a, b) or one text `a [SEP] b`. See `bert_jax.infer.next_sentence.next_sentences`.
+
+        >>> answer = bert.next_sentence(("the cat was tired .", "it sat on the mat ."))
+        >>> 0 < answer["probability"] < 1
+        True
+        >>> many = bert.next_sentence(["it was wet . [SEP] rain !", ("the dog ran .", "a cat sat .")])
+        >>> [answer["b"] for answer in many]
+        ['rain !', 'a cat sat .']
         """
         if isinstance(pairs, str | tuple):
             return next(next_sentences(self, [pairs]))
         return list(next_sentences(self, pairs))
+
+    def senses(self, word: str, sentences: Iterable[str], labels: Sequence[str] | None = None) -> dict[str, Any]:
+        """How alike the uses of `word` in `sentences` are in every layer, and which layer parts its senses best.
+
+        A use is one occurrence of the word: every one counts, in the order of the text, so that there are U of them in
+        S ≤ U sentences. Only whole words are found, as the tokenizer sees them: `bank` in `Bank,` where the model is
+        uncased, not in `banks`; `river bank` finds the two words in a row. The vector of a use is the mean over its
+        pieces. `labels`: the sense of the word in each sentence (S,), of all its uses there; without, each layer is cut
+        into two groups. The sentences are held in memory, and the answer grows with (1 + L) U².
+
+        Returns a dict:
+
+        - `word`, its `pieces`, `sentences` (S,), `senses` (the distinct labels; None without);
+        - `uses` (U,): `sentence` (index), `start` and `end` (characters), `sense`, `group` and `point` (2,) of the best
+          layer: its unit vectors along their two principal axes, which hold the shares `axes` (2,) of the variance;
+        - `layers` (1 + L,), 0 the embeddings' output: `similarity` (U, U), the cosines; `silhouette` of the labels, or
+          of the two groups of spherical 2-means; mean cosine `within` and `between` groups and their `gap`;
+        - `best_layer`: of layers 1 to L the one with the greatest silhouette (`chosen_by`); of two uses, where there is
+          none, the one with the least similarity. Layer 0 knows positions only and is never chosen;
+        - `static`: the same of the word's rows of the embedding table, one vector in every sentence: `similarity`
+          (U, U), 1 everywhere, and the one `point` (2,) on the same axes.
+
+        Errors: `BertJaxError` for a sentence without the word or too long, a word unknown to the vocabulary, fewer than
+        two uses, labels of some sentences only or all the same.
+
+        >>> found = bert.senses("play", ["the cat ran on the play street", "a dog play !"])
+        >>> found["static"]["similarity"]
+        [[1.0, 1.0], [1.0, 1.0]]
+        >>> best = found["layers"][found["best_layer"]]
+        >>> best["similarity"][0][1] < 1
+        True
+        """
+        texts = [sentences] if isinstance(sentences, str) else list(sentences)
+        given = [None] * len(texts) if labels is None else list(labels)
+        if len(given) != len(texts):
+            raise BertJaxError(f"{len(given)} labels for {len(texts)} sentences: give each its own")
+        return next(senses(self, map(Labelled, texts, given), word))
 
     def compiled(self, key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         """The jitted function made by `make`, once per `key` for as long as this model lives."""

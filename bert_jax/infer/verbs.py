@@ -11,38 +11,52 @@ from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.files import atomic_writer, clear_errors, to_json
 from bert_jax.infer.fill_mask import fill_masks
 from bert_jax.infer.next_sentence import next_sentences
+from bert_jax.infer.senses import Labelled, senses
+from bert_jax.infer.senses_picture import write_picture
 
 if TYPE_CHECKING:
     from bert_jax.infer.loaded import Bert
 
 Answers = Iterator[dict[str, Any]]
 Input = Any
-"""A text, or a pair of texts (a, b)."""
+"""A text, a pair of texts (a, b), or a text with its label."""
 
 
 class Verb(NamedTuple):
-    """One row: `answer(bert, inputs, **options)` gives one JSON-able dict per input, in order."""
+    """One row: `answer(bert, inputs, **options)` gives JSON-able dicts: one per input, in order, or, of a verb that
+    compares its inputs, one for all.
+    """
 
     answer: Callable[..., Answers]
     options: tuple[str, ...]
     """Options of `predict` that it takes; another one given is an error of use."""
     writers: Mapping[str, Callable[[Answers, Path], None]] = {}
     """Suffixes of --out beside .jsonl, and what writes the answers there."""
+    required: tuple[str, ...] = ()
+    """Those of `options` without which there is no answer."""
+    label: str | None = None
+    """Field of an --input object that goes with its text: inputs of such objects are `Labelled`."""
 
 
 VERBS: dict[str, Verb] = {
     "fill-mask": Verb(fill_masks, ("top_k", "candidates")),
     "next-sentence": Verb(next_sentences, ()),
+    "senses": Verb(senses, ("word",), {".png": write_picture}, required=("word",), label="sense"),
 }
 
 
 def options_of(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given (not None), checked. Errors: `UsageError` naming one that `task` does not take."""
+    """The options that were given (not None), checked. Errors: `UsageError` naming one that `task` does not take,
+    or one that it needs.
+    """
     used = {name: value for name, value in given.items() if value is not None}
     for name in used:
         if name not in VERBS[task].options:
             takers = [other for other, verb in VERBS.items() if name in verb.options]
             raise UsageError(f"--{name.replace('_', '-')} is for {', '.join(takers)}, not for {task}: leave it out")
+    for name in VERBS[task].required:
+        if name not in used:
+            raise UsageError(f"{task} needs --{name.replace('_', '-')}")
     return used
 
 
@@ -68,19 +82,20 @@ def answer_lines(bert: Bert, task: str, inputs: Iterable[Input], options: Mappin
     return iter(())
 
 
-def inputs_of_file(spec: str) -> Iterator[Input]:
+def inputs_of_file(spec: str, label: str | None = None) -> Iterator[Input]:
     """Inputs from `FILE.jsonl[:field]`: each line a text, a pair [a, b], or an object with `text`, or `a` and `b`.
 
-    With a field, that field of each object. Errors: `BertJaxError` naming file and line.
+    With a field, that field of each object; with `label`, an object's text comes with what it has in that field.
+    Errors: `BertJaxError` naming file and line.
     """
     name, _, field = spec.rpartition(":") if not Path(spec).exists() and ":" in spec else (spec, "", "")
     with clear_errors("read", name), open(name, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield _input_of(line, field, f"{name}, line {number}")
+                yield _input_of(line, field, label, f"{name}, line {number}")
 
 
-def _input_of(line: str, field: str, place: str) -> Input:
+def _input_of(line: str, field: str, label: str | None, place: str) -> Input:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
@@ -91,7 +106,9 @@ def _input_of(line: str, field: str, place: str) -> Input:
         if not field and found is None and "a" in value and "b" in value:
             found = [value["a"], value["b"]]
     if isinstance(found, str):
-        return found
+        if label is None or not isinstance(value, Mapping):
+            return found
+        return Labelled(found, None if value.get(label) is None else str(value[label]))
     if isinstance(found, Sequence) and len(found) == 2 and all(isinstance(part, str) for part in found):
         return tuple(found)
     wanted = f"a field {field!r} of text" if field else 'a text, {"text": …}, [a, b] or {"a": …, "b": …}'

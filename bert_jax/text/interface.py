@@ -100,6 +100,14 @@ class Tokenizer(abc.ABC):
 
         Returns int32 arrays `input_ids`, `segment_ids` (0 up to the first [SEP], then 1) and `input_mask` (1 for real
         tokens), padded to `length` where it is given. Errors: `BertJaxError` when it does not fit into `length`.
+
+        >>> row = bert.tokenizer.encode("the cat sat", "it was tired", length=12)
+        >>> bert.tokenizer.pieces(row["input_ids"])[:6]
+        ['[CLS]', 'the', 'cat', 'sat', '[SEP]', 'it']
+        >>> row["segment_ids"].tolist()
+        [0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0]
+        >>> int(row["input_mask"].sum())
+        9
         """
         first = [self.cls_id, *self.ids(a), self.sep_id]
         second = [] if b is None else [*self.ids(b), self.sep_id]
