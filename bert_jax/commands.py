@@ -238,47 +238,72 @@ def evaluate(
     )
 
 
-def load(model: str | os.PathLike[str], *, cased: bool | None = None) -> Bert:
-    """Load a MODEL for predictions and for programs: `.fill_mask`, `.next_sentence`, `.apply`, `.params`."""
+def load(model: str | os.PathLike[str], *, cased: bool | None = None, devices: int | None = None) -> Bert:
+    """Load a MODEL for predictions and for programs: `.embed`, `.features`, `.fill_mask`, `.apply`, `.params` ...
+
+    `devices`: how many devices share the rows of a batch (default: all accelerators, or one CPU).
+    """
     from bert_jax.infer.loaded import load as load_bert
 
-    return load_bert(model, cased=cased)
+    return load_bert(model, cased=cased, devices=devices)
 
 
 def predict(
-    task: Literal["fill-mask", "next-sentence"],
+    task: Literal["fill-mask", "next-sentence", "embed", "features"],
     model: str,
     texts: tuple[str, ...] = (),
     /,
     *,
     top_k: int | None = None,
     candidates: tuple[str, ...] | None = None,
+    pooling: Literal["mean", "cls", "max", "pooler"] | None = None,
+    normalize: bool | None = None,
+    layers: str | None = None,
+    join: Literal["concat", "sum", "mean"] | None = None,
+    words: bool = False,
+    truncate: bool = False,
+    window: int | None = None,
+    max_length: int | None = None,
     input: str | None = None,
     out: str | None = None,
     cased: bool | None = None,
+    devices: int | None = None,
     encoding_errors: Literal["strict", "replace"] = "strict",
 ) -> Iterator[str]:
     """Answers from a model, one JSON line per input.
 
     Args:
-        task: fill-mask (text with [MASK]) or next-sentence (text with [SEP] between the two sentences).
+        task: fill-mask (text with [MASK]), next-sentence (text with [SEP] between the two sentences), embed (a vector
+            per text) or features (a vector per token).
         model: MODEL: a run (RUN, RUN@1000), a Hugging Face directory, hf:ORG/NAME, a TF1 checkpoint or its zip.
         texts: The texts; without any, and without --input, lines from stdin.
         top_k: How many pieces for each mask, for fill-mask (default: 5).
         candidates: Only rank these words, for fill-mask.
+        pooling: How token vectors become one, for embed (default: the model's own recipe, else mean).
+        normalize: Scale vectors to length 1, for embed (default: as the model's own recipe says, else no).
+        layers: Which layers, for features, as -1,-2,-3,-4; 0 is the embeddings' output (default: -1, the last).
+        join: How several layers become one vector, for features (default: concat).
+        words: One vector per word instead of one per token, for features.
+        truncate: Cut what is longer than the limit, for embed and features (default: an error).
+        window: Slide over what is longer than the limit, each window this many tokens after the one before, for embed
+            and features.
+        max_length: The limit in tokens, for embed and features (default: the model's).
         input: JSON lines to read instead: FILE.jsonl[:field], texts or pairs (text, or a and b).
         out: Write the answers to this file instead of stdout, by its suffix (.jsonl for every task).
         cased: Override the tokenizer's casing.
+        devices: How many devices share the rows of a batch (default: all accelerators, or one CPU).
         encoding_errors: What to do with bytes on stdin that are not UTF-8.
     """
     from bert_jax.infer.verbs import answer_lines, check_out, inputs_of_file, options_of
 
-    options = options_of(task, {"top_k": top_k, "candidates": candidates})
+    given = {"top_k": top_k, "candidates": candidates, "pooling": pooling, "normalize": normalize, "layers": layers}
+    given |= {"join": join, "words": words or None, "truncate": truncate or None}
+    options = options_of(task, given | {"window": window, "max_length": max_length})
     check_out(task, out)
     if texts and input is not None:
         raise UsageError("give texts or --input, not both")
     inputs: Iterable[Any] = texts or (lines_of_stdin(encoding_errors) if input is None else inputs_of_file(input))
-    return answer_lines(load(model, cased=cased), task, inputs, options, out)
+    return answer_lines(load(model, cased=cased, devices=devices), task, inputs, options, out)
 
 
 def info(what: str, /, *, verify: bool = False) -> dict[str, Any]:
