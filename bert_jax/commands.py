@@ -319,7 +319,7 @@ def info(what: str, /, *, verify: bool = False) -> dict[str, Any]:
 
 
 def bench(
-    what: Literal["train", "feed", "prepare", "tokenize"],
+    what: Literal["train", "feed", "prepare", "tokenize", "predict"],
     config: str | None = None,
     /,
     *,
@@ -339,18 +339,21 @@ def bench(
     workers: int | None = None,
     megabytes: float | None = None,
     tokens: int | None = None,
+    texts: int | None = None,
+    requests: int | None = None,
+    devices: int | None = None,
     seed: int | None = None,
     repeats: int | None = None,
 ) -> dict[str, Any]:
-    """Measure speed on this machine: the train step, the feed, preparation or tokenization.
+    """Measure speed on this machine: the train step, the feed, preparation, tokenization or predictions.
 
     Without arguments on synthetic text drawn from a seed, equal on every machine.
 
     Args:
         what: The workload.
-        config: CONFIG or preset, for train.
+        config: CONFIG or preset, for train; MODEL or preset, for predict.
         store: Token store, for real text in train and feed.
-        source: Real text, for prepare and tokenize.
+        source: Real text, for prepare, tokenize and predict.
         tokenizer: Tokenizer directory, for prepare and tokenize.
         length: Sequence length.
         batch: Sequences per step, for train and feed.
@@ -365,8 +368,11 @@ def bench(
         workers: Processes, for prepare.
         megabytes: How much text, for tokenize.
         tokens: Size of the synthetic store, for train and feed.
-        seed: Seed of the synthetic store, for train and feed.
-        repeats: Timed repetitions, for feed, prepare and tokenize.
+        texts: How many sentences, for predict.
+        requests: How many of them one by one, for predict.
+        devices: How many devices share a batch, for predict.
+        seed: Seed of the synthetic store or text, for train, feed and predict.
+        repeats: Timed repetitions, for feed, prepare, tokenize and predict.
     """
     from bert_jax.scale.bench import bench as measure
 
@@ -389,6 +395,9 @@ def bench(
         workers=workers,
         megabytes=megabytes,
         tokens=tokens,
+        texts=texts,
+        requests=requests,
+        devices=devices,
         seed=seed,
         repeats=repeats,
     )
