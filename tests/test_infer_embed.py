@@ -159,3 +159,12 @@ def test_minilm_equals_the_reference(data_dir: Path) -> None:
     same = [index for index, text in enumerate(texts) if "[MASK]" not in text]
     assert len(same) == 8
     np.testing.assert_allclose(bert.embed(texts)[same], expected[same], atol=2e-5)
+
+
+def test_sentence_transformers_agrees(data_dir: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    directory = minilm_directory()
+    text = (data_dir / "corpus" / "sample_text.txt").read_text("utf-8")
+    texts = [*[line for line in text.splitlines() if line][:30], "", " ".join(["words"] * 300)]
+    expected = library.SentenceTransformer(str(directory), device="cpu").encode(texts, show_progress_bar=False)
+    np.testing.assert_allclose(load(directory).embed(texts, truncate=True), expected, atol=2e-5)

@@ -106,7 +106,7 @@ def _figures(bert: Bert, sentences: list[str], requests: int, repeats: int) -> d
     peak = peak_flops(devices[0].device_kind, len(devices))
     flops = float(forward_flops(bert.config, sums))
     return {
-        "sequences_per_second": speeds["median"],
+        "sequences_per_second": len(sentences) / median,
         "real_tokens_per_second": sums["real_tokens"] / median,
         "mfu": None if peak is None else flops / (median * peak),
         **timed,
