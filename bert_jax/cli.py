@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_type_hints
 
 from bert_jax import __version__, console
+from bert_jax.compat import cache_programs
 from bert_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, BertJaxError, UsageError
 from bert_jax.files import to_json
 from bert_jax.huge_pages import restart_with_huge_pages
@@ -20,7 +21,9 @@ from bert_jax.huge_pages import restart_with_huge_pages
 # In the order of a model's life. Each is a function of `bert_jax.commands`.
 DISTRIBUTED = ("pretrain", "evaluate")
 # First arguments of what runs a model; to the others, all of small objects, huge pages are a burden.
-COMPUTING = (["pretrain"], ["evaluate"], ["predict"], ["bench", "train"])
+COMPUTING = (["pretrain"], ["evaluate"], ["predict"], ["bench", "train"], ["bench", "predict"])
+# Those whose programs are kept from one run to the next: here compiling is most of the time to the first answer.
+CACHED = (["predict"], ["bench", "predict"])
 COMMANDS = ("vocab", "prepare", "tokenize", "show", "pretrain", "evaluate", "predict", "info", "convert", "bench")
 
 
@@ -86,7 +89,9 @@ def run(name: str, arguments: list[str]) -> int:
         raise UsageError(f"unknown command {name!r}{hint}")
     if name in DISTRIBUTED:
         arguments = _join_processes(arguments)
-    result = parse(getattr(commands, name), name, arguments)
+    if [name] in CACHED or [name, *arguments[:1]] in CACHED:
+        cache_programs()
+    result = parse(getattr(commands, name), name, _with_minus(arguments))
     if isinstance(result, Iterator):
         for line in result:
             sys.stdout.write(f"{line}\n")
@@ -94,6 +99,17 @@ def run(name: str, arguments: list[str]) -> int:
     elif result is not None and _is_first_process():
         print(to_json({"schema": 1, **result}))
     return EXIT_STOPPED if isinstance(result, dict) and result.get("stopped") else EXIT_OK
+
+
+def _with_minus(arguments: list[str]) -> list[str]:
+    """`--layers -1,-2` as one argument: the parser takes what begins with a minus for an option's name."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--layers" and argument[:1] == "-" and argument[1:2].isdigit():
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _join_processes(arguments: list[str]) -> list[str]:

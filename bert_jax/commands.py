@@ -238,10 +238,11 @@ def evaluate(
     )
 
 
-def load(model: str | os.PathLike[str], *, cased: bool | None = None) -> Bert:
-    """Load a MODEL for predictions and for programs: `.fill_mask`, `.next_sentence`, `.senses`, `.apply`, `.params`.
+def load(model: str | os.PathLike[str], *, cased: bool | None = None, devices: int | None = None) -> Bert:
+    """Load a MODEL for predictions and for programs: `.embed`, `.features`, `.fill_mask`, `.apply`, `.params` ...
 
-    `cased` overrides what the model says of its casing. Errors: `BertJaxError` when nothing is there, or no model.
+    `cased` overrides what the model says of its casing; `devices`: how many devices share the rows of a batch (default:
+    all accelerators, or one CPU). Errors: `BertJaxError` when nothing is there, or no model.
 
     >>> bert = bert_jax.load("runs/quickstart")
     >>> bert.params["embeddings"]["word_embeddings"].shape == (bert.config.vocab_size, bert.config.hidden_size)
@@ -249,42 +250,64 @@ def load(model: str | os.PathLike[str], *, cased: bool | None = None) -> Bert:
     """
     from bert_jax.infer.loaded import load as load_bert
 
-    return load_bert(model, cased=cased)
+    return load_bert(model, cased=cased, devices=devices)
 
 
 def predict(
-    task: Literal["fill-mask", "next-sentence", "senses"],
+    task: Literal["fill-mask", "next-sentence", "embed", "features", "senses"],
     model: str,
     texts: tuple[str, ...] = (),
     /,
     *,
     top_k: int | None = None,
     candidates: tuple[str, ...] | None = None,
+    pooling: Literal["mean", "cls", "max", "pooler"] | None = None,
+    normalize: bool | None = None,
+    layers: str | None = None,
+    join: Literal["concat", "sum", "mean"] | None = None,
+    words: bool = False,
     word: str | None = None,
+    truncate: bool = False,
+    window: int | None = None,
+    max_length: int | None = None,
     input: str | None = None,
     out: str | None = None,
     cased: bool | None = None,
+    devices: int | None = None,
     encoding_errors: Literal["strict", "replace"] = "strict",
 ) -> Iterator[str]:
     """Answers from a model, one JSON line per input; of senses, one for all.
 
     Args:
-        task: fill-mask (text with [MASK]), next-sentence (text with [SEP] between the two sentences) or senses
-            (sentences that use one word).
+        task: fill-mask (text with [MASK]), next-sentence (text with [SEP] between the two sentences), embed (a vector
+            per text), features (a vector per token) or senses (sentences that use one word).
         model: MODEL: a run (RUN, RUN@1000), a Hugging Face directory, hf:ORG/NAME, a TF1 checkpoint or its zip.
         texts: The texts; without any, and without --input, lines from stdin.
         top_k: How many pieces for each mask, for fill-mask (default: 5).
         candidates: Only rank these words, for fill-mask.
+        pooling: How token vectors become one, for embed (default: the model's own recipe, else mean).
+        normalize: Scale vectors to length 1, for embed (default: as the model's own recipe says, else no).
+        layers: Which layers, for features, as -1,-2,-3,-4; 0 is the embeddings' output (default: -1, the last).
+        join: How several layers become one vector, for features (default: concat).
+        words: One vector per word instead of one per token, for features.
         word: The word whose senses are compared, for senses; every sentence must hold it.
+        truncate: Cut what is longer than the limit, for embed and features (default: an error).
+        window: Slide over what is longer than the limit, each window this many tokens after the one before, for embed
+            and features.
+        max_length: The limit in tokens, for embed and features (default: the model's).
         input: JSON lines to read instead: FILE.jsonl[:field], texts or pairs (text, or a and b); for senses an object
             may hold the word's sense beside its text.
-        out: Write the answers to this file instead of stdout, by its suffix (.jsonl for every task; .png for senses).
+        out: Write the answers to this file instead of stdout, by its suffix (.jsonl for every task; .npy for embed and
+            features, .png for senses).
         cased: Override the tokenizer's casing.
+        devices: How many devices share the rows of a batch (default: all accelerators, or one CPU).
         encoding_errors: What to do with bytes on stdin that are not UTF-8.
     """
     from bert_jax.infer.verbs import VERBS, answer_lines, check_out, inputs_of_file, options_of
 
-    options = options_of(task, {"top_k": top_k, "candidates": candidates, "word": word})
+    given = {"top_k": top_k, "candidates": candidates, "pooling": pooling, "normalize": normalize, "layers": layers}
+    given |= {"join": join, "words": words or None, "word": word, "truncate": truncate or None}
+    options = options_of(task, given | {"window": window, "max_length": max_length})
     check_out(task, out)
     if texts and input is not None:
         raise UsageError("give texts or --input, not both")
@@ -292,7 +315,7 @@ def predict(
         inputs: Iterable[Any] = inputs_of_file(input, VERBS[task].label)
     else:
         inputs = texts or lines_of_stdin(encoding_errors)
-    return answer_lines(load(model, cased=cased), task, inputs, options, out)
+    return answer_lines(load(model, cased=cased, devices=devices), task, inputs, options, out)
 
 
 def info(what: str, /, *, verify: bool = False) -> dict[str, Any]:
@@ -324,7 +347,7 @@ def convert(
 
 
 def bench(
-    what: Literal["train", "feed", "prepare", "tokenize"],
+    what: Literal["train", "feed", "prepare", "tokenize", "predict"],
     config: str | None = None,
     /,
     *,
@@ -344,18 +367,21 @@ def bench(
     workers: int | None = None,
     megabytes: float | None = None,
     tokens: int | None = None,
+    texts: int | None = None,
+    requests: int | None = None,
+    devices: int | None = None,
     seed: int | None = None,
     repeats: int | None = None,
 ) -> dict[str, Any]:
-    """Measure speed on this machine: the train step, the feed, preparation or tokenization.
+    """Measure speed on this machine: the train step, the feed, preparation, tokenization or predictions.
 
     Without arguments on synthetic text drawn from a seed, equal on every machine.
 
     Args:
         what: The workload.
-        config: CONFIG or preset, for train.
+        config: CONFIG or preset, for train; MODEL or preset, for predict.
         store: Token store, for real text in train and feed.
-        source: Real text, for prepare and tokenize.
+        source: Real text, for prepare, tokenize and predict.
         tokenizer: Tokenizer directory, for prepare and tokenize.
         length: Sequence length.
         batch: Sequences per step, for train and feed.
@@ -370,8 +396,11 @@ def bench(
         workers: Processes, for prepare.
         megabytes: How much text, for tokenize.
         tokens: Size of the synthetic store, for train and feed.
-        seed: Seed of the synthetic store, for train and feed.
-        repeats: Timed repetitions, for feed, prepare and tokenize.
+        texts: How many sentences, for predict.
+        requests: How many of them one by one, for predict.
+        devices: How many devices share a batch, for predict.
+        seed: Seed of the synthetic store or text, for train, feed and predict.
+        repeats: Timed repetitions, for feed, prepare, tokenize and predict.
     """
     from bert_jax.scale.bench import bench as measure
 
@@ -394,6 +423,9 @@ def bench(
         workers=workers,
         megabytes=megabytes,
         tokens=tokens,
+        texts=texts,
+        requests=requests,
+        devices=devices,
         seed=seed,
         repeats=repeats,
     )

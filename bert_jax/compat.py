@@ -6,10 +6,14 @@ nothing and touches no device. Nothing here warns: deprecated spellings are avoi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import os
+from collections.abc import MutableMapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
 
 if TYPE_CHECKING:
@@ -103,3 +107,38 @@ def set_mesh(mesh: jax.sharding.Mesh) -> AbstractContextManager[Any]:
     import jax
 
     return jax.set_mesh(mesh)
+
+
+def cache_programs(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Keep compiled programs between runs, in `$XDG_CACHE_HOME` or `~/.cache` under `bert_jax`.
+
+    To be called before jax is imported, which reads these variables then; what is set already stays as it is. Small
+    programs are kept too: compiling them is most of the time to a first answer. Each kind of processor has a folder of
+    its own, since a home may be shared and programs for a CPU use all instructions of the one they were made on.
+    Where nothing can be written it warns once, and every run compiles.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in environment:
+        return
+    root = Path(environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME") or "~").expanduser() / ".cache")
+    folder = root / "bert_jax" / f"programs-{_processor()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK | os.X_OK) else "Permission denied"
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    if reason is not None:
+        warn(f"compiled programs cannot be kept in {folder}: {reason}; set XDG_CACHE_HOME to start faster next time")
+        return
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    environment.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def _processor() -> str:
+    """A short name of what this machine's processor can do."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        known = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        known = ""
+    return hashlib.sha256(" ".join([os.uname().machine, known]).encode()).hexdigest()[:8]

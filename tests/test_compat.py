@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import jax
 import jax.extend.random
 import jax.numpy as jnp
@@ -95,3 +97,32 @@ def test_slices_lie_along_the_first_axis(monkeypatch):
     monkeypatch.setattr(Chip, "platform", "gpu")
     monkeypatch.setattr(jax, "make_mesh", lambda sizes, names, axis_types, devices: sizes)
     assert compat.make_mesh((1, 8, 1), ("data", "fsdp", "tensor"), chips) == (1, 8, 1)
+
+
+def test_programs_are_kept_under_the_cache_home(tmp_path, caplog):
+    environment = {"XDG_CACHE_HOME": str(tmp_path)}
+    compat.cache_programs(environment)
+    folder = environment["JAX_COMPILATION_CACHE_DIR"]
+    assert folder.startswith(str(tmp_path / "bert_jax" / "programs-"))
+    assert os.path.isdir(folder)
+    assert environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0"
+    assert environment["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] == "-1"
+    home = {"HOME": str(tmp_path / "me")}
+    compat.cache_programs(home)
+    assert home["JAX_COMPILATION_CACHE_DIR"].startswith(str(tmp_path / "me" / ".cache" / "bert_jax"))
+    assert not caplog.records
+
+
+def test_a_folder_that_the_user_chose_stays():
+    environment = {"JAX_COMPILATION_CACHE_DIR": "mine", "XDG_CACHE_HOME": "other"}
+    compat.cache_programs(environment)
+    assert environment == {"JAX_COMPILATION_CACHE_DIR": "mine", "XDG_CACHE_HOME": "other"}
+
+
+def test_no_cache_where_nothing_can_be_written(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "file")}
+    compat.cache_programs(environment)
+    assert "JAX_COMPILATION_CACHE_DIR" not in environment
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "compiled programs cannot be kept in" in caplog.text

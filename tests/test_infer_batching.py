@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from bert_jax.errors import BertJaxError
-from bert_jax.infer.batching import Encoded, bucket, length_buckets, pad_batch, stream
+from bert_jax.infer.batching import LENGTHS, Encoded, bucket, length_buckets, pad_batch, parts_of, row_sizes, stream
 
 
 def test_bucket_is_the_smallest_that_holds() -> None:
     assert [bucket(size, (16, 32)) for size in (0, 1, 16, 17, 32, 33, 100)] == [16, 16, 16, 32, 32, 64, 128]
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(512, (16, 32, 64, 128, 256, 512)), (40, (16, 32, 40)), (8, (8,))])
+@pytest.mark.parametrize(("limit", "expected"), [(512, LENGTHS), (40, (16, 24, 32, 40)), (8, (8,))])
 def test_lengths_end_at_the_models_limit(limit: int, expected: tuple[int, ...]) -> None:
     assert length_buckets(limit) == expected
 
@@ -42,10 +42,44 @@ def test_order_is_kept_and_shapes_are_few() -> None:
         sums = batch["input_mask"].sum(axis=1)
         return [(int(batch["input_ids"][row, 0]), int(sums[row])) for row in range(len(members))]
 
-    answers = list(stream(items, compute, limit=128, pad_id=0, window=100))
+    answers = list(stream(items, compute, limit=128, pad_id=0, window=100, tokens=512))
     assert answers == [(number, int(length)) for number, length in enumerate(lengths, start=1)]
-    assert {rows for rows, _ in shapes} <= {1, 8, 32}
-    assert {length for _, length in shapes} == {16, 32, 64, 128}
+    lengths_in_use = {length for _, length in shapes}
+    assert lengths_in_use <= set(length_buckets(128))
+    for rows, length in shapes:
+        assert rows in row_sizes(length, 512)
+    full = sum(rows == row_sizes(length, 512)[-1] for rows, length in shapes)
+    assert full >= len(shapes) - 4  # but for the ends of windows
+
+
+def items_of(lengths: list[int]) -> list[Encoded]:
+    return [Encoded([1] * length, [0] * length) for length in lengths]
+
+
+def test_longest_first_in_full_batches() -> None:
+    parts = list(parts_of(items_of([10, 30, 9, 31, 60, 12, 11]), (16, 32, 64), (), tokens=64, devices=1))
+    assert [part.members for part in parts] == [[4], [3, 1], [5, 6, 0, 2]]
+    assert [(part.rows, part.length) for part in parts] == [(1, 64), (2, 32), (4, 16)]
+
+
+def test_a_row_that_would_be_mostly_padding_begins_a_batch() -> None:
+    parts = list(parts_of(items_of([60, 10, 40]), (16, 64), (), tokens=256, devices=1))
+    assert [part.members for part in parts] == [[0, 2], [1]]
+
+
+def test_little_padding_over_real_lengths() -> None:
+    random = np.random.default_rng(1)
+    items = items_of(np.clip(random.lognormal(3.2, 0.6, 2000), 4, 256).astype(int).tolist())
+    places = sum(part.rows * part.length for part in parts_of(items, length_buckets(512), (), 512, 1))
+    real = sum(len(item.input_ids) for item in items)
+    assert real / places > 0.83
+
+
+@pytest.mark.parametrize("count", [1, 3, 9, 100])
+def test_rows_are_a_multiple_of_the_devices(count: int) -> None:
+    parts = list(parts_of(items_of([5] * count), (16,), (), tokens=64, devices=8))
+    assert sum(len(part.members) for part in parts) == count
+    assert {part.rows for part in parts} <= {8, 32}
 
 
 def test_answers_before_an_input_that_cannot_be_read_are_given() -> None:

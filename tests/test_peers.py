@@ -72,6 +72,21 @@ def test_a_peer_that_fails_is_a_row() -> None:
     assert found == {"error": "exit 1: ImportError: no torch here"}
 
 
+def test_sentences_are_drawn_evenly_one_per_line(tmp_path: Path) -> None:
+    text = "<doc id=1>\nIt rained.  The cat sat. It ran!\n\nWas it 3.5 m? Yes.\n</doc>\n"
+    (tmp_path / "text.txt").write_text(text)
+    peers.write_sentences(tmp_path, 100, tmp_path / "out")
+    assert (tmp_path / "out").read_text().splitlines()[:5] == [
+        "It rained.",
+        "The cat sat.",
+        "It ran!",
+        "Was it 3.5 m?",
+        "Yes.",
+    ]
+    peers.write_sentences(tmp_path / "text.txt", 2, tmp_path / "out")
+    assert (tmp_path / "out").read_text().splitlines() == ["It rained.", "It ran!"]
+
+
 def test_a_batch_masks_distinct_inner_places() -> None:
     batch = contract.random_batch(4, 32, 5)
     places = batch["masked_lm_positions"]

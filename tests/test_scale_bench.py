@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import pytest
-from small_models import small_config, small_tokenizer
+from small_models import small_config, small_run, small_tokenizer
 
 from bert_jax.bert_config import BertConfig
 from bert_jax.config import Config, Train
@@ -122,6 +122,17 @@ def test_tokenize_and_prepare(text: Path, tokenizer: Path) -> None:
     assert prepared["store_fingerprint"]
 
 
+def test_predict(text: Path, tmp_path: Path) -> None:
+    small_run(tmp_path / "run", {1: None})
+    found = bench("predict", str(tmp_path / "run"), source=[str(text)], texts=20, requests=3, repeats=2)
+    check_keys(found)
+    assert (found["texts"], found["requests"], found["devices"]) == (20, 3, 1)
+    assert found["real_tokens"] == 5 * sum((9, 6, 8, 7))  # words, full stop, [CLS] and [SEP] of the four sentences
+    assert found["speeds"]["repeats"] == 2
+    assert 0 < found["seconds_p50"] <= found["seconds_p90"] <= found["seconds_p99"]
+    assert found["real_tokens_per_second"] > found["sequences_per_second"]
+
+
 def test_documents_stop_at_the_megabytes_asked_for(text: Path) -> None:
     some = list(documents_of([str(text)], 0.0005))
     assert 0.0005e6 <= text_bytes(some) < 0.0005e6 + 100
@@ -130,7 +141,9 @@ def test_documents_stop_at_the_megabytes_asked_for(text: Path) -> None:
 
 
 def test_what_does_not_exist_is_refused() -> None:
-    with pytest.raises(UsageError, match="no benchmark 'speed': expected one of train, feed, prepare, tokenize"):
+    with pytest.raises(
+        UsageError, match="no benchmark 'speed': expected one of train, feed, prepare, tokenize, predict"
+    ):
         bench("speed")
     with pytest.raises(UsageError, match="bench feed has no option --workers: it has --store"):
         bench("feed", workers=2)

@@ -1,7 +1,9 @@
 """Token ids in any number and length → a few static shapes, answers in the order of the inputs.
 
 A compiled program serves one shape, so rows are padded to one of a few lengths and batches to one of a few sizes.
-Inputs are taken a window at a time and sorted by length inside it: memory stays bounded however many there are.
+Inputs are taken a window at a time and sorted by length inside it: memory stays bounded however many there are, and
+rows of nearly one length share a batch, whatever stands between them in the input. A length has one full size, so
+that many inputs make about as many programs as there are lengths, and none is made twice.
 """
 
 from __future__ import annotations
@@ -14,9 +16,15 @@ import numpy as np
 
 from bert_jax.errors import BertJaxError
 
-LENGTHS = (16, 32, 64, 128, 256, 512)
-ROWS = (1, 8, 32)
-WINDOW = 1024
+# Dense where sentences are, since each is a program to compile, and each place of padding is computed.
+LENGTHS = (16, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512)
+FEW_ROWS = (1, 8)  # sizes of a batch that is not full
+MOST_ROWS = 64
+# Places (rows × length) of a full batch on one device. On a CPU the intermediate arrays should stay in its caches; an
+# accelerator wants work for thousands of lanes.
+CPU_TOKENS = 512
+ACCELERATOR_TOKENS = 8192
+WINDOW = 2048
 
 Answer = TypeVar("Answer")
 
@@ -30,6 +38,15 @@ class Encoded(NamedTuple):
     source: Any = None
 
 
+class Part(NamedTuple):
+    """Inputs that share a batch, by their places in the window, and the batch's shape."""
+
+    members: list[int]
+    rows: int
+    length: int
+    slots: int
+
+
 def bucket(size: int, sizes: Sequence[int]) -> int:
     """The smallest of the ascending `sizes` that holds `size`; past the last one, the next power of two."""
     for candidate in sizes:
@@ -41,6 +58,37 @@ def bucket(size: int, sizes: Sequence[int]) -> int:
 def length_buckets(limit: int) -> tuple[int, ...]:
     """The row lengths in use by a model of `limit` positions, ascending; the last is `limit` itself."""
     return (*(length for length in LENGTHS if length < limit), limit)
+
+
+def row_sizes(length: int, tokens: int) -> tuple[int, ...]:
+    """The numbers of rows in use on one device at `length`, ascending; the last makes up about `tokens` places."""
+    full = min(MOST_ROWS, max(1, tokens // length))
+    full = 1 << (full.bit_length() - 1)
+    return (*(rows for rows in FEW_ROWS if rows < full), full)
+
+
+def parts_of(
+    chunk: Sequence[Encoded], lengths: Sequence[int], slot_sizes: Sequence[int], tokens: int, devices: int
+) -> Iterator[Part]:
+    """The batches of one window: longest rows first, each batch full but the last ones.
+
+    A batch has as many rows as its longest asks for, and ends early where the next row would be more than half
+    padding. With `devices` its number of rows is a multiple of theirs.
+    """
+    groups: dict[int, list[int]] = {}
+    for index, item in enumerate(chunk):
+        slots = bucket(len(item.slots), slot_sizes) if slot_sizes else 0
+        groups.setdefault(slots, []).append(index)
+    for slots, members in groups.items():
+        members.sort(key=lambda index: -len(chunk[index].input_ids))
+        while members:
+            length = bucket(len(chunk[members[0]].input_ids), lengths)
+            sizes = row_sizes(length, tokens)
+            taken = members[: sizes[-1] * devices]
+            few = next((n for n, index in enumerate(taken) if 2 * len(chunk[index].input_ids) < length), len(taken))
+            taken = taken[: max(1, few)]
+            members = members[len(taken) :]
+            yield Part(taken, devices * bucket(-(-len(taken) // devices), sizes), length, slots)
 
 
 def pad_batch(items: Sequence[Encoded], rows: int, length: int, slots: int, pad_id: int) -> dict[str, np.ndarray]:
@@ -75,11 +123,14 @@ def stream(
     pad_id: int,
     slot_sizes: Sequence[int] = (),
     window: int = WINDOW,
+    tokens: int = CPU_TOKENS,
+    devices: int = 1,
 ) -> Iterator[Answer]:
     """Answers to `items`, in their order, `window` of them in memory at a time.
 
     `compute(batch, items of the batch)` gives one answer per item (rows past them are filling). `limit` is the
-    model's number of positions; `slot_sizes` the numbers M of slots that batches are padded to, empty without slots.
+    model's number of positions; `slot_sizes` the numbers M of slots that batches are padded to, empty without slots;
+    `tokens` the places of a full batch on one of `devices`, over which its rows can be spread evenly.
     An input that cannot be read ends the answers, after those to the inputs before it.
     """
     lengths = length_buckets(limit)
@@ -93,18 +144,12 @@ def stream(
             failure = error
         if not chunk:
             break
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, item in enumerate(chunk):
-            slots = bucket(len(item.slots), slot_sizes) if slot_sizes else 0
-            groups.setdefault((bucket(len(item.input_ids), lengths), slots), []).append(index)
         answers: list[Answer | None] = [None] * len(chunk)
-        for (length, slots), members in groups.items():
-            for start in range(0, len(members), ROWS[-1]):
-                part = members[start : start + ROWS[-1]]
-                batch_items = [chunk[index] for index in part]
-                batch = pad_batch(batch_items, bucket(len(part), ROWS), length, slots, pad_id)
-                for index, answer in zip(part, compute(batch, batch_items), strict=True):
-                    answers[index] = answer
+        for part in parts_of(chunk, lengths, slot_sizes, tokens, devices):
+            batch_items = [chunk[index] for index in part.members]
+            batch = pad_batch(batch_items, part.rows, part.length, part.slots, pad_id)
+            for index, answer in zip(part.members, compute(batch, batch_items), strict=True):
+                answers[index] = answer
         yield from answers  # type: ignore[misc]
     if failure is not None:
         raise failure

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.errors import BertJaxError
-from bert_jax.infer.batching import Encoded, stream
+from bert_jax.infer.batching import Encoded
 from bert_jax.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -46,13 +46,7 @@ def fill_masks(
         return [_answer(bert.tokenizer, item, values[row], ids[row]) for row, item in enumerate(items)]
 
     encoded = (_encode(bert, text, number) for number, text in enumerate(texts, start=1))
-    return stream(
-        encoded,
-        compute,
-        limit=bert.config.max_position_embeddings,
-        pad_id=bert.tokenizer.pad_id,
-        slot_sizes=MASKS,
-    )
+    return bert.answers(encoded, compute, slot_sizes=MASKS)
 
 
 def _make_predict(bert: Bert, top_k: int) -> Callable[..., tuple[jax.Array, jax.Array]]:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bert_jax.bert_config import BertConfig
 from bert_jax.errors import BertJaxError
 from bert_jax.formats.model import LoadedModel, load_model
+from bert_jax.formats.pooling import Mode
+from bert_jax.infer.batching import ACCELERATOR_TOKENS, CPU_TOKENS, Answer, Encoded, stream
+from bert_jax.infer.embed import recipe_of, sentence_vectors
+from bert_jax.infer.features import Join, token_features
 from bert_jax.infer.fill_mask import fill_masks
 from bert_jax.infer.next_sentence import Pair, next_sentences
+from bert_jax.infer.placing import Placing, prediction_devices
 from bert_jax.infer.senses import Labelled, senses
+from bert_jax.infer.windows import Text
 from bert_jax.model import bert as model_room
 from bert_jax.model.dropout import Dropout
 from bert_jax.text.tokenizer import Tokenizer
@@ -33,10 +40,13 @@ class Bert:
     tokenizer: Tokenizer
     heads: tuple[str, ...]
 
-    def __init__(self, source: LoadedModel, *, dtype: Any = jnp.float32, attention: str = "auto"):
+    def __init__(
+        self, source: LoadedModel, *, dtype: Any = jnp.float32, attention: str = "auto", devices: int | None = None
+    ):
         self.source = source
         self.config = source.config
-        self.params = jax.tree.map(jnp.asarray, source.params)
+        self.placing = Placing(prediction_devices(devices))
+        self.params = self.placing.everywhere(source.params)
         self.tokenizer = source.tokenizer
         self.heads = source.heads
         self.module = model_room.make_model(
@@ -161,6 +171,78 @@ class Bert:
             raise BertJaxError(f"{len(given)} labels for {len(texts)} sentences: give each its own")
         return next(senses(self, map(Labelled, texts, given), word))
 
+    def embed(
+        self,
+        texts: Text | Iterable[Text],
+        pooling: Mode | None = None,
+        normalize: bool | None = None,
+        truncate: bool = False,
+        window: int | None = None,
+        max_length: int | None = None,
+    ) -> np.ndarray:
+        """Sentence vectors: float32 (D,) for one text or one pair (a tuple), (n, D) for several.
+
+        Without options by the model's own recipe, else the mean of all tokens, not normalised::
+
+            bert = bert_jax.load("all-MiniLM-L6-v2")
+            cat, kitten, stock = bert.embed(["A cat sat.", "A kitten sat.", "Stocks fell."], normalize=True)
+            assert cat @ kitten > cat @ stock
+
+        See `bert_jax.infer.embed.embeddings`, which streams.
+        """
+        recipe = recipe_of(self, pooling, normalize, max_length)
+        one = isinstance(texts, str | tuple)
+        inputs: Iterable[Text] = [texts] if one else texts  # type: ignore[list-item]
+        found = [vector for _, vector in sentence_vectors(self, inputs, recipe, truncate, window)]
+        if one:
+            return found[0]
+        return np.stack(found) if found else np.zeros((0, self.config.hidden_size), np.float32)
+
+    def features(
+        self,
+        texts: Text | Iterable[Text],
+        layers: Sequence[int] = (-1,),
+        join: Join = "concat",
+        words: bool = False,
+        truncate: bool = False,
+        window: int | None = None,
+        max_length: int | None = None,
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Token vectors of `layers`: one answer for one text or one pair (a tuple), a list for several.
+
+        An answer holds `tokens`, `segments`, `offsets`, `words` and `vectors`, float32 (tokens, width)::
+
+            answer = bert.features("unaffable people", layers=(-1, -2, -3, -4))
+            vectors = answer["vectors"]  # (tokens, 4 · D)
+            first_word = vectors[[word == 0 for word in answer["words"]]].mean(axis=0)
+
+        See `bert_jax.infer.features.token_features`, which streams.
+        """
+        if isinstance(texts, str | tuple):
+            return next(iter(self.features([texts], layers, join, words, truncate, window, max_length)))  # type: ignore[return-value]
+        return list(token_features(self, texts, layers, join, words, truncate, window, max_length))
+
+    def answers(
+        self,
+        items: Iterable[Encoded],
+        compute: Callable[[dict[str, Any], list[Encoded]], list[Answer]],
+        slot_sizes: Sequence[int] = (),
+    ) -> Iterator[Answer]:
+        """`bert_jax.infer.batching.stream` for this model: batches sized for its devices, and placed on them."""
+        return stream(
+            items,
+            lambda batch, members: compute({name: self.place(array) for name, array in batch.items()}, members),
+            limit=self.config.max_position_embeddings,
+            pad_id=self.tokenizer.pad_id,
+            slot_sizes=slot_sizes,
+            tokens=CPU_TOKENS if self.placing.devices[0].platform == "cpu" else ACCELERATOR_TOKENS,
+            devices=len(self.placing.devices),
+        )
+
+    def place(self, array: np.ndarray) -> Any:
+        """`array`, one row per input, spread over this model's devices by rows."""
+        return self.placing.rows(array)
+
     def compiled(self, key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         """The jitted function made by `make`, once per `key` for as long as this model lives."""
         if key not in self._programs:
@@ -186,11 +268,17 @@ class Bert:
 
 
 def load(
-    model: str | os.PathLike[str], *, cased: bool | None = None, dtype: Any = jnp.float32, attention: str = "auto"
+    model: str | os.PathLike[str],
+    *,
+    cased: bool | None = None,
+    dtype: Any = jnp.float32,
+    attention: str = "auto",
+    devices: int | None = None,
 ) -> Bert:
     """Load a MODEL (`RUN`, `RUN@1000`, `RUN@best`) for prediction.
 
-    `dtype` is the compute dtype (the parameters stay float32), `attention` the engine, `cased` overrides the casing.
-    Errors: `BertJaxError` as in `bert_jax.formats.model.load_model`.
+    `dtype` is the compute dtype (the parameters stay float32), `attention` the engine, `cased` overrides the casing,
+    `devices` how many of this process's devices share the rows of a batch (default: all accelerators, or one CPU).
+    Errors: `BertJaxError` as in `bert_jax.formats.model.load_model`, and for more devices than there are.
     """
-    return Bert(load_model(model, cased=cased), dtype=dtype, attention=attention)
+    return Bert(load_model(model, cased=cased), dtype=dtype, attention=attention, devices=devices)

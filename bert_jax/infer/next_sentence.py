@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.errors import BertJaxError
-from bert_jax.infer.batching import Encoded, stream
+from bert_jax.infer.batching import Encoded
 
 if TYPE_CHECKING:
     from bert_jax.infer.loaded import Bert
@@ -37,8 +37,7 @@ def next_sentences(bert: Bert, pairs: Iterable[Pair]) -> Iterator[dict[str, Any]
         ]
 
     encoded = (_encode(bert, pair, number) for number, pair in enumerate(pairs, start=1))
-    limit = bert.config.max_position_embeddings
-    return stream(encoded, compute, limit=limit, pad_id=bert.tokenizer.pad_id)
+    return bert.answers(encoded, compute)
 
 
 def _make_predict(bert: Bert) -> Callable[..., jax.Array]:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.files import atomic_writer, clear_errors, to_json
+from bert_jax.infer.embed import embeddings
+from bert_jax.infer.features import token_features
 from bert_jax.infer.fill_mask import fill_masks
 from bert_jax.infer.next_sentence import next_sentences
 from bert_jax.infer.senses import Labelled, senses
 from bert_jax.infer.senses_picture import write_picture
+from bert_jax.infer.vectors_file import write_embeddings, write_features
 
 if TYPE_CHECKING:
     from bert_jax.infer.loaded import Bert
@@ -30,24 +33,29 @@ class Verb(NamedTuple):
     answer: Callable[..., Answers]
     options: tuple[str, ...]
     """Options of `predict` that it takes; another one given is an error of use."""
-    writers: Mapping[str, Callable[[Answers, Path], None]] = {}
-    """Suffixes of --out beside .jsonl, and what writes the answers there."""
+    writers: Mapping[str, Callable[[Answers, Path], Answers | None]] = {}
+    """Suffixes of --out beside .jsonl, and what writes the answers there; what it returns goes to stdout."""
     required: tuple[str, ...] = ()
     """Those of `options` without which there is no answer."""
     label: str | None = None
     """Field of an --input object that goes with its text: inputs of such objects are `Labelled`."""
 
 
+LONG = ("truncate", "window", "max_length")
+
 VERBS: dict[str, Verb] = {
     "fill-mask": Verb(fill_masks, ("top_k", "candidates")),
     "next-sentence": Verb(next_sentences, ()),
     "senses": Verb(senses, ("word",), {".png": write_picture}, required=("word",), label="sense"),
+    "embed": Verb(embeddings, ("pooling", "normalize", *LONG), {".npy": write_embeddings}),
+    "features": Verb(token_features, ("layers", "join", "words", *LONG), {".npy": write_features}),
 }
 
 
 def options_of(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given (not None), checked. Errors: `UsageError` naming one that `task` does not take,
-    or one that it needs.
+    """The options that were given (not None), checked; `layers` comes as written, "-1,-2", and leaves as numbers.
+
+    Errors: `UsageError` naming an option that `task` does not take, or one that it needs.
     """
     used = {name: value for name, value in given.items() if value is not None}
     for name in used:
@@ -57,7 +65,16 @@ def options_of(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
     for name in VERBS[task].required:
         if name not in used:
             raise UsageError(f"{task} needs --{name.replace('_', '-')}")
+    if "layers" in used:
+        used["layers"] = _numbers(used["layers"])
     return used
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--layers {text}: expected numbers with commas between them, such as -1,-2,-3,-4") from error
 
 
 def check_out(task: str, out: str | None) -> None:
@@ -68,17 +85,18 @@ def check_out(task: str, out: str | None) -> None:
 
 
 def answer_lines(bert: Bert, task: str, inputs: Iterable[Input], options: Mapping[str, Any], out: str | None) -> Any:
-    """Answers to `inputs` as lines of JSON, or written to `out`, whole or not at all, and no lines."""
+    """Answers to `inputs` as lines of JSON, or written to `out`, whole or not at all, and no lines (but for `features`
+    as .npy, whose lines say which rows are whose; its file is there once they are taken)."""
     answers = VERBS[task].answer(bert, inputs, **options)
     if out is None:
         return (to_json(answer) for answer in answers)
     writer = VERBS[task].writers.get(Path(out).suffix)
     if writer is not None:
-        writer(answers, Path(out))
-    else:
-        with atomic_writer(out, "w") as file:
-            for answer in answers:
-                file.write(to_json(answer) + "\n")
+        lines = writer(answers, Path(out))
+        return iter(()) if lines is None else (to_json(line) for line in lines)
+    with atomic_writer(out, "w") as file:
+        for answer in answers:
+            file.write(to_json(answer) + "\n")
     return iter(())
 
 

@@ -22,11 +22,12 @@ WORKLOADS = {
     "feed": Workload("bert_jax.scale.bench_feed", "bench_feed"),
     "prepare": Workload("bert_jax.scale.bench_prepare", "bench_prepare"),
     "tokenize": Workload("bert_jax.scale.bench_tokenize", "bench_tokenize"),
+    "predict": Workload("bert_jax.scale.bench_predict", "bench_predict"),
 }
 
 
 def bench(what: str, config: str | None = None, **options: Any) -> dict[str, Any]:
-    """Measure `what` (train, feed, prepare or tokenize); `config` is a CONFIG, for train only.
+    """Measure `what` (train, feed, prepare, tokenize or predict); `config` is a CONFIG for train, a MODEL for predict.
 
     `options` that are None or empty are left at the workload's default. Returns the keys of `bench_record.KEYS` and
     what is particular to the workload. Errors: `UsageError` for an unknown workload or an option it does not have.

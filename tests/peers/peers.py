@@ -2,6 +2,7 @@
 
     python tests/peers/peers.py train --rounds 3
     python tests/peers/peers.py tokenize --text corpus/enwiki --vocab vocab.txt
+    python tests/peers/peers.py embed --text corpus/enwiki --model all-MiniLM-L6-v2
     python tests/peers/peers.py all --quick
 
 Ends with one JSON object on stdout: a row per workload and peer with the keys of `bert-jax bench`, each number the
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -52,6 +54,29 @@ def tokenize_command(peer: str, folder: Path, arguments: argparse.Namespace) -> 
     return [arguments.theirs, str(HERE / "tokenize_peer.py"), kind, *text]
 
 
+def embed_command(peer: str, texts: Path, arguments: argparse.Namespace) -> list[str]:
+    """The command line that times one peer's sentence vectors of the same texts."""
+    shared = ["--repeats", str(min(3, arguments.steps)), "--requests", str(min(200, arguments.texts))]
+    if peer == "ours":
+        source = ["--source", str(texts), "--texts", str(arguments.texts)]
+        return [arguments.ours, "-m", "bert_jax", "bench", "predict", str(arguments.model), *source, *shared]
+    script = [arguments.theirs, str(HERE / "embed_peer.py"), peer.removeprefix("embed_")]
+    return [*script, "--model", str(arguments.model), "--texts", str(texts), *shared]
+
+
+def write_sentences(text: Path, count: int, path: Path) -> None:
+    """`count` sentences of mixed length, one per line, drawn evenly from the files under `text`; the same ones always.
+
+    Only those that a reader of lines leaves as they are: no blanks at the ends, no tags.
+    """
+    files = [text] if text.is_file() else sorted(file for file in text.rglob("*") if file.is_file())
+    lines = (line for file in files for line in file.read_text("utf-8", "replace").split("\n"))
+    plain = (" ".join(line.split()) for line in lines if not line.startswith("<"))
+    found = [part for line in plain for part in re.split(r"(?<=[.!?]) (?=[A-Z])", line) if part]
+    kept = found[:: max(1, len(found) // count)][:count]
+    path.write_text("".join(f"{sentence}\n" for sentence in kept), encoding="utf-8")
+
+
 def run(command: list[str]) -> dict[str, Any]:
     """Run one peer to its end and read the JSON object that ends its standard output."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
@@ -88,7 +113,7 @@ def median_record(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main_key(record: dict[str, Any]) -> str | None:
     """The figure a row is about."""
-    known = ("step_seconds_median", "megabytes_per_second_cold")
+    known = ("step_seconds_median", "megabytes_per_second_cold", "sequences_per_second")
     return next((key for key in known if record.get(key) is not None), None)
 
 
@@ -117,7 +142,7 @@ def add_ratios(rows: list[dict[str, Any]]) -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("train", "tokenize", "all"))
+    parser.add_argument("what", choices=("train", "tokenize", "embed", "all"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8, help="measured steps per run")
     parser.add_argument("--warmup", type=int, default=2)
@@ -125,17 +150,21 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", nargs="*", default=None, help="only these peers (ours is always run)")
     parser.add_argument("--adamw", choices=("fused", "plain"), default="fused")
     parser.add_argument("--quick", action="store_true", help="one round, two steps: does it work at all")
-    parser.add_argument("--text", type=Path, help="text for tokenize: a file or folder")
+    parser.add_argument("--text", type=Path, help="text for tokenize and embed: a file or folder")
     parser.add_argument("--vocab", type=Path, help="vocab.txt for tokenize")
+    parser.add_argument("--model", type=Path, help="model directory for embed")
+    parser.add_argument("--texts", type=int, default=2000, help="sentences for embed")
     parser.add_argument("--megabytes", type=float, default=4.0)
     parser.add_argument("--ours", default=sys.executable)
     parser.add_argument("--theirs", default=sys.executable)
     arguments = parser.parse_args()
     if arguments.what in ("tokenize", "all") and not (arguments.text and arguments.vocab):
         parser.error("tokenize needs --text and --vocab")
+    if arguments.what in ("embed", "all") and not (arguments.text and arguments.model):
+        parser.error("embed needs --text and --model")
     if arguments.quick:
         arguments.rounds, arguments.steps, arguments.warmup = 1, 2, 1
-        arguments.megabytes = min(arguments.megabytes, 1.0)
+        arguments.megabytes, arguments.texts = min(arguments.megabytes, 1.0), min(arguments.texts, 100)
     return arguments
 
 
@@ -159,6 +188,12 @@ def main() -> None:
             (Path(folder) / "tokenizer_config.json").write_text('{"do_lower_case": true}')
             jobs = {peer: tokenize_command(peer, Path(folder), arguments) for peer in peers}
             rows += interleave(jobs, arguments.rounds, "tokenize")
+    if arguments.what in ("embed", "all"):
+        with tempfile.TemporaryDirectory() as folder:
+            texts = Path(folder) / "texts.txt"
+            write_sentences(arguments.text, arguments.texts, texts)
+            jobs = {peer: embed_command(peer, texts, arguments) for peer in chosen(("ours", "embed_st", "embed_torch"))}
+            rows += interleave(jobs, arguments.rounds, "embed")
     add_ratios(rows)
     print(json.dumps({"schema": 1, "rounds": arguments.rounds, "rows": rows}, indent=2))
 

@@ -1,0 +1,131 @@
+"""Embed: one vector for a text or a pair, pooled from its tokens' vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.errors import BertJaxError
+from bert_jax.formats.pooling import Mode, Pooling
+from bert_jax.infer.batching import Encoded
+from bert_jax.infer.windows import Fit, Piece, Text, as_answer, rows_of, sides
+
+if TYPE_CHECKING:
+    from bert_jax.infer.loaded import Bert
+
+
+def embeddings(
+    bert: Bert,
+    texts: Iterable[Text],
+    pooling: Mode | None = None,
+    normalize: bool | None = None,
+    truncate: bool = False,
+    window: int | None = None,
+    max_length: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """One answer per text or pair, in order: `text`, or `a` and `b`, and `embedding`, float32 (D,).
+
+    `pooling`: 'mean' of all real tokens, [CLS] and [SEP] among them, 'max' of the same, 'cls' the first token, 'pooler'
+    the trained pooler's output. `normalize`: scaled to length 1. What is not given is as the model's own recipe says
+    when it is a sentence-transformers directory (its `max_length` too), else mean and not normalised.
+
+    Special pieces typed in a text are plain characters; an empty text is `[CLS] [SEP]` and has a vector, unknown
+    characters are [UNK]. An input longer than `max_length` tokens is an error, unless `truncate` cuts it or `window`,
+    a stride in tokens, slides over it (rule in `windows.py`): mean and max are then over every token once, cls and
+    pooler the mean of the windows' vectors.
+
+    Errors: `BertJaxError` for an input that is too long, or no text; 'pooler' of a model without one.
+    """
+    recipe = recipe_of(bert, pooling, normalize, max_length)
+    for source, vector in sentence_vectors(bert, texts, recipe, truncate, window):
+        yield as_answer(*source) | {"embedding": vector}
+
+
+def recipe_of(
+    bert: Bert, pooling: Mode | None = None, normalize: bool | None = None, max_length: int | None = None
+) -> Pooling:
+    """The recipe in use: what is given, else the model's own, else mean of as many tokens as it has positions."""
+    own = bert.source.pooling or Pooling()
+    positions = bert.config.max_position_embeddings
+    recipe = Pooling(
+        pooling or own.mode,
+        own.normalize if normalize is None else normalize,
+        min(positions, own.max_length or positions) if max_length is None else max_length,
+    )
+    if recipe.mode not in get_args(Mode):
+        raise BertJaxError(f"pooling is {recipe.mode!r}: expected one of {', '.join(get_args(Mode))}")
+    if recipe.mode == "pooler" and not bert.source.pooler:
+        raise BertJaxError(f"{bert.source.path} has no pooler: choose mean, cls or max")
+    return recipe
+
+
+def sentence_vectors(
+    bert: Bert, texts: Iterable[Text], recipe: Pooling, truncate: bool = False, window: int | None = None
+) -> Iterator[tuple[tuple[str, str | None], np.ndarray]]:
+    """((a, b or None), float32 (D,)) per text or pair, in order; memory is bounded however many there are."""
+    positions = bert.config.max_position_embeddings
+    fit = Fit(recipe.max_length or positions, positions, truncate, window)
+    predict = bert.compiled(("embed", recipe.mode), lambda: _make_predict(bert, recipe.mode))
+
+    def compute(batch: dict[str, Any], items: list[Encoded]) -> list[tuple[Piece, np.ndarray]]:
+        kept = np.ones((len(batch["input_ids"]), 2), np.int32)
+        for row, item in enumerate(items):
+            kept[row] = item.source.first, item.source.past
+        vectors = np.asarray(predict(bert.params, batch | {"kept": bert.place(kept)}))
+        return [(item.source, vectors[row]) for row, item in enumerate(items)]
+
+    windows: list[tuple[Piece, np.ndarray]] = []
+    for piece, vector in bert.answers(_encode(bert, texts, fit), compute):
+        windows.append((piece, vector))
+        if piece.last:
+            yield piece.source, _combine(windows, recipe)
+            windows = []
+    fit.report()
+
+
+def _encode(bert: Bert, texts: Iterable[Text], fit: Fit) -> Iterator[Encoded]:
+    tokenizer = bert.tokenizer
+    for number, text in enumerate(texts, start=1):
+        a, b = sides(text, f"input {number}")
+        first, second = tokenizer.ids(a), None if b is None else tokenizer.ids(b)
+        used, other, found = fit.fit(len(first), None if second is None else len(second), f"input {number}")
+        yield from rows_of(tokenizer, first[:used], None if second is None else second[:other], found, (a, b))
+
+
+def _make_predict(bert: Bert, mode: Mode) -> Callable[..., jax.Array]:
+    def predict(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        return pool(bert.apply(batch, params), batch["kept"], mode)
+
+    return predict
+
+
+def pool(outputs: dict[str, jax.Array], kept: jax.Array, mode: Mode) -> jax.Array:
+    """Vectors (B, D) float32 of one window each, from tokens `kept` (B, 2: first, past-last); for mean their sum."""
+    if mode == "pooler":
+        return outputs["pooled_output"].astype(jnp.float32)
+    x = outputs["sequence_output"].astype(jnp.float32)
+    if mode == "cls":
+        return x[:, 0]
+    places = jnp.arange(x.shape[1])
+    inside = (places >= kept[:, :1]) & (places < kept[:, 1:])
+    if mode == "max":
+        return jnp.max(jnp.where(inside[..., None], x, -jnp.inf), axis=1)
+    # Sums and not a product with the mask: on an accelerator a product would be rounded to fewer digits.
+    return jnp.sum(jnp.where(inside[..., None], x, 0), axis=1)
+
+
+def _combine(windows: list[tuple[Piece, np.ndarray]], recipe: Pooling) -> np.ndarray:
+    """The vector of one input from its windows' ones."""
+    vectors = [vector for _, vector in windows]
+    if recipe.mode == "max":
+        vector = vectors[0] if len(vectors) == 1 else np.max(vectors, axis=0)
+    else:
+        count = sum(piece.past - piece.first for piece, _ in windows) if recipe.mode == "mean" else len(windows)
+        vector = (vectors[0] if len(vectors) == 1 else np.sum(vectors, axis=0)) / np.float32(count)
+    if recipe.normalize:
+        vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
+    return vector.astype(np.float32)

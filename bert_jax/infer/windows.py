@@ -1,0 +1,140 @@
+"""Texts and pairs of any length → rows the model can take: as they are, cut, or in overlapping windows.
+
+The rule of windows: they are as long as the limit allows, each begins `stride` tokens after the one before, and the
+last ends with the text (it begins earlier than its turn, so that it is full too). Every token is kept in exactly one
+window: the one where it stands farthest from an edge that is not an end of the text, the earlier of two equal ones.
+[CLS] is kept in the first window, the last [SEP] in the last. A text that fits is one window, and nothing changes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+from bert_jax.console import warn
+from bert_jax.errors import BertJaxError
+from bert_jax.infer.batching import Encoded
+from bert_jax.text.tokenizer import Tokenizer
+
+Text = str | tuple[str, str]
+"""A text, or a pair of texts (a, b)."""
+
+
+class Window(NamedTuple):
+    """Tokens `begin` to `end` of the text make up one row; of that row, [CLS] being 0, `first` to `past` are kept."""
+
+    begin: int
+    end: int
+    first: int
+    past: int
+
+
+class Piece(NamedTuple):
+    """`Encoded.source` of one window: whose it is, which rows are kept, whether the input ends with it."""
+
+    source: Any
+    first: int
+    past: int
+    last: bool
+
+
+class Fit:
+    """What becomes of inputs longer than `limit` tokens, [CLS] and [SEP] included, and how many were cut.
+
+    Errors: `BertJaxError` for a limit outside 8 … `positions` (an input with the shortest windows still has to have
+    neighbours), for a stride that leaves tokens out, and for both ways at once.
+    """
+
+    def __init__(self, limit: int, positions: int, truncate: bool = False, stride: int | None = None):
+        if not 8 <= limit <= positions:
+            raise BertJaxError(f"max_length is {limit}: expected 8 to {positions}, the model's positions")
+        if truncate and stride is not None:
+            raise BertJaxError("truncate and window exclude each other: cut long texts, or slide over them")
+        if stride is not None and not 1 <= stride <= limit - 2:
+            raise BertJaxError(
+                f"window is {stride}: expected 1 to {limit - 2}, the tokens from one window's beginning to the "
+                f"next one's; a window holds {limit - 2} beside [CLS] and [SEP], half of that is a good stride"
+            )
+        self.limit, self.truncate, self.stride = limit, truncate, stride
+        self.inputs = self.cut = 0
+
+    def fit(self, a: int, b: int | None, name: str) -> tuple[int, int | None, list[Window]]:
+        """How many of the `a` and `b` tokens of an input (no specials; `b` None for one text) are used, and its
+        windows.
+
+        Cut pairs lose from the longer side, single texts from the end. Errors: `BertJaxError` naming length and limit
+        when the input is too long and nothing else was asked for, and for a pair that windows cannot help.
+        """
+        self.inputs += 1
+        specials = 2 if b is None else 3
+        over = a + (b or 0) + specials - self.limit
+        if over > 0 and not self.truncate:
+            if self.stride is not None and b is None:
+                return a, b, windows(a, self.limit - 2, self.stride)
+            raise BertJaxError(self._too_long(a + (b or 0) + specials, b is not None, name))
+        if over > 0:
+            self.cut += 1
+            a, b = cut_pair(a, b, self.limit - specials)
+        return a, b, [Window(0, a, 0, a + (b or 0) + specials)]
+
+    def _too_long(self, length: int, pair: bool, name: str) -> str:
+        advice = "give --truncate to cut it" if pair else "give --truncate to cut it, or --window STRIDE to slide over"
+        if pair and self.stride is not None:
+            advice = "windows slide over single texts, not pairs: give --truncate instead"
+        return f"{name} is {length} tokens long with [CLS] and [SEP], more than the limit of {self.limit}: {advice}"
+
+    def report(self) -> None:
+        """One warning when inputs were cut; called once, after the last."""
+        if self.cut:
+            warn(f"{self.cut} of {self.inputs} inputs were longer than {self.limit} tokens and were cut")
+
+
+def cut_pair(a: int, b: int | None, room: int) -> tuple[int, int | None]:
+    """Lengths that together are `room`: tokens are dropped one by one from the longer side, from B when equal."""
+    if b is None:
+        return min(a, room), None
+    over = a + b - room
+    if over <= 0:
+        return a, b
+    from_longer = min(over, abs(a - b))
+    a, b = (a - from_longer, b) if a > b else (a, b - from_longer)
+    rest = over - from_longer
+    return a - rest // 2, b - (rest + 1) // 2
+
+
+def windows(count: int, width: int, stride: int) -> list[Window]:
+    """The windows of a text of `count` > `width` tokens, by the rule of this module."""
+    begins = [*range(0, count - width, stride), count - width]
+    # Between neighbours the border is where a token is as far from the one's end as from the other's beginning.
+    borders = [0, *((before + width + after - 1) // 2 + 1 for before, after in itertools.pairwise(begins))]
+    found = []
+    for index, begin in enumerate(begins):
+        first = borders[index] - begin + 1 if index else 0
+        past = borders[index + 1] - begin + 1 if index + 1 < len(begins) else width + 2
+        found.append(Window(begin, begin + width, first, past))
+    return found
+
+
+def rows_of(tokenizer: Tokenizer, a: list[int], b: list[int] | None, found: list[Window], source: Any) -> list[Encoded]:
+    """The windows of one input as the model takes them: `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`."""
+    rows = []
+    second = [] if b is None else [*b, tokenizer.sep_id]
+    for window in found:
+        first = [tokenizer.cls_id, *a[window.begin : window.end], tokenizer.sep_id]
+        piece = Piece(source, window.first, window.past, window is found[-1])
+        rows.append(Encoded(first + second, [0] * len(first) + [1] * len(second), source=piece))
+    return rows
+
+
+def sides(text: Any, name: str) -> tuple[str, str | None]:
+    """(a, b) of a pair, (text, None) of a text. Errors: `BertJaxError` for anything else."""
+    if isinstance(text, str):
+        return text, None
+    if isinstance(text, tuple | list) and len(text) == 2 and all(isinstance(side, str) for side in text):
+        return text[0], text[1]
+    raise BertJaxError(f"{name} is {str(text)[:60]!r} ({type(text).__name__}): expected a text, or a pair of texts")
+
+
+def as_answer(a: str, b: str | None) -> dict[str, Any]:
+    """How an answer names its input."""
+    return {"text": a} if b is None else {"a": a, "b": b}

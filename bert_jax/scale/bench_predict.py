@@ -1,0 +1,139 @@
+"""`bench predict`: sentence vectors of many texts, and the latency of one request at a time."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert_jax.bert_config import PRESETS, BertConfig
+from bert_jax.console import log, progress
+from bert_jax.data.synthetic import write_synthetic_text
+from bert_jax.errors import BertJaxError
+from bert_jax.formats.model import LoadedModel
+from bert_jax.infer.loaded import Bert, load
+from bert_jax.model.attention import choose
+from bert_jax.model.bert import abstract_parameters, make_model
+from bert_jax.model.flops import forward_flops, peak_flops
+from bert_jax.scale.bench_record import device_figures, percentiles, record, spread
+from bert_jax.scale.bench_tokenize import documents_of
+from bert_jax.text.tokenizer import SPECIAL_PIECES, Tokenizer, WordPieceTokenizer
+
+DEFAULT_PRESET = "mini"
+_SYNTHETIC_MEGABYTES = 1.0
+_MOST_WORDS = 30000  # of the text: the vocabulary of a model that has none of its own
+
+
+def bench_predict(
+    *,
+    config: str | None = None,
+    source: Iterable[str] = (),
+    texts: int = 2000,
+    requests: int = 200,
+    repeats: int = 3,
+    devices: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Sentences per second of `embed` over the first `texts` sentences of `source`, and seconds of single requests.
+
+    `config` is a MODEL, or a preset with parameters drawn from `seed` (default: `mini`); without `source` the text is
+    drawn too. From text to vectors, tokenization included, too long ones cut; each of `repeats` passes is over the
+    same texts, after one that compiles (`compile_seconds` is what that one took more). `seconds_p50` and its like are
+    of `requests` single texts, evenly taken, after a pass over the same ones. `mfu` counts real tokens.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        sentences = _sentences(list(source), texts, Path(cache), seed)
+        bert = _model(config, sentences, seed, devices)
+    return record("predict", **_figures(bert, sentences, requests, repeats), model=config or DEFAULT_PRESET)
+
+
+def _sentences(source: Sequence[str], count: int, cache: Path, seed: int) -> list[str]:
+    """The first `count` sentences of the sources, or of synthetic text."""
+    if not source:
+        log(f"drawing {_SYNTHETIC_MEGABYTES:g} MB of synthetic text; --source PATH names a real one instead")
+        write_synthetic_text(cache / "synthetic.txt", seed, _SYNTHETIC_MEGABYTES)
+        source = [str(cache / "synthetic.txt")]
+    every = itertools.chain.from_iterable(documents_of(source))
+    found = list(itertools.islice(every, count))
+    if not found:
+        raise BertJaxError(f"{', '.join(source)} holds no text to embed")
+    return found
+
+
+def _model(name: str | None, sentences: Sequence[str], seed: int, devices: int | None) -> Bert:
+    """The MODEL, or a preset with drawn parameters, and the words of the very sentences as its vocabulary."""
+    if name is not None and name not in PRESETS:
+        return load(name, devices=devices)
+    words = Counter(word for sentence in sentences for word in sentence.lower().split())
+    entries = [word for word, _ in words.most_common(_MOST_WORDS) if word not in SPECIAL_PIECES.values()]
+    tokenizer = WordPieceTokenizer([*SPECIAL_PIECES.values(), *entries], cased=False)
+    return drawn(BertConfig.preset(name or DEFAULT_PRESET), tokenizer, seed, devices)
+
+
+def drawn(config: BertConfig, tokenizer: Tokenizer, seed: int, devices: int | None = None) -> Bert:
+    """A model of drawn parameters, no heads; numpy draws them, which compiles nothing."""
+    random = np.random.default_rng(seed)
+    shapes = abstract_parameters(make_model(config, heads=()))
+    params = jax.tree.map(lambda leaf: random.normal(0, 0.02, leaf.shape).astype(leaf.dtype), shapes)
+    source = LoadedModel(
+        config=config, params=params, tokenizer=tokenizer, kind="drawn", path=Path("drawn"), step=None, heads=()
+    )
+    return Bert(source, devices=devices)
+
+
+def _figures(bert: Bert, sentences: list[str], requests: int, repeats: int) -> dict[str, Any]:
+    first = _seconds(bert, sentences)
+    passes = []
+    with progress("timing", repeats, "passes") as advance:
+        for number in range(repeats):
+            passes.append(_seconds(bert, sentences))
+            advance(number + 1)
+    speeds = spread([len(sentences) / seconds for seconds in passes])
+    asked = sentences[:: max(1, len(sentences) // requests)][:requests]
+    for text in asked:  # compiles single rows of every length asked for
+        bert.embed(text, truncate=True)
+    timed = percentiles([_seconds(bert, text) for text in asked])
+    median = float(np.median(passes))
+    sums = _sums(bert, sentences)
+    devices = bert.placing.devices
+    peak = peak_flops(devices[0].device_kind, len(devices))
+    flops = float(forward_flops(bert.config, sums))
+    return {
+        "sequences_per_second": len(sentences) / median,
+        "real_tokens_per_second": sums["real_tokens"] / median,
+        "mfu": None if peak is None else flops / (median * peak),
+        **timed,
+        "step_seconds_median": None,  # there are no steps: a pass has batches of many shapes
+        **device_figures(),
+        "devices": len(devices),
+        "compile_seconds": max(0.0, first - median),
+        "dtype": str(bert.module.dtype),
+        "attention_engine": choose(bert.module.attention, False, False),
+        "flops_per_sequence": flops / len(sentences),
+        "texts": len(sentences),
+        "requests": len(asked),
+        "real_tokens": sums["real_tokens"],
+        "speeds": speeds,
+    }
+
+
+def _seconds(bert: Bert, texts: str | list[str]) -> float:
+    start = time.perf_counter()
+    bert.embed(texts, truncate=True)
+    return time.perf_counter() - start
+
+
+def _sums(bert: Bert, sentences: Sequence[str]) -> dict[str, int]:
+    """Real tokens, specials included, as many as are computed."""
+    recipe = bert.source.pooling
+    limit = min(bert.config.max_position_embeddings, (recipe and recipe.max_length) or 10**9)
+    lengths = [min(len(bert.tokenizer.ids(sentence)) + 2, limit) for sentence in sentences]
+    squared = sum(length * length for length in lengths)
+    return {"real_tokens": sum(lengths), "real_tokens_squared": squared, "mlm_count": 0, "sequences": 0}
