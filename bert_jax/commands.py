@@ -239,20 +239,22 @@ def evaluate(
 
 
 def load(model: str | os.PathLike[str], *, cased: bool | None = None) -> Bert:
-    """Load a MODEL for predictions and for programs: `.fill_mask`, `.next_sentence`, `.apply`, `.params`."""
+    """Load a MODEL for predictions (`.fill_mask`, `.attention`, …) and for programs (`.apply`, `.params`)."""
     from bert_jax.infer.loaded import load as load_bert
 
     return load_bert(model, cased=cased)
 
 
 def predict(
-    task: Literal["fill-mask", "next-sentence"],
+    task: Literal["fill-mask", "next-sentence", "attention"],
     model: str,
     texts: tuple[str, ...] = (),
     /,
     *,
     top_k: int | None = None,
     candidates: tuple[str, ...] | None = None,
+    layers: tuple[int, ...] | None = None,
+    heads: tuple[int, ...] | None = None,
     input: str | None = None,
     out: str | None = None,
     cased: bool | None = None,
@@ -261,19 +263,23 @@ def predict(
     """Answers from a model, one JSON line per input.
 
     Args:
-        task: fill-mask (text with [MASK]) or next-sentence (text with [SEP] between the two sentences).
+        task: fill-mask (text with [MASK]), next-sentence (text with [SEP] between the two sentences) or attention
+            (what each token looks at, in every layer and head).
         model: MODEL: a run (RUN, RUN@1000), a Hugging Face directory, hf:ORG/NAME, a TF1 checkpoint or its zip.
         texts: The texts; without any, and without --input, lines from stdin.
         top_k: How many pieces for each mask, for fill-mask (default: 5).
         candidates: Only rank these words, for fill-mask.
+        layers: Only these layers, counted from 0, for attention.
+        heads: Only these heads, counted from 0, for attention.
         input: JSON lines to read instead: FILE.jsonl[:field], texts or pairs (text, or a and b).
-        out: Write the answers to this file instead of stdout, by its suffix (.jsonl for every task).
+        out: Write the answers to this file instead of stdout, by its suffix: .jsonl for every task, .html (a
+            page to look around in) or .png (heat maps) for attention.
         cased: Override the tokenizer's casing.
         encoding_errors: What to do with bytes on stdin that are not UTF-8.
     """
     from bert_jax.infer.verbs import answer_lines, check_out, inputs_of_file, options_of
 
-    options = options_of(task, {"top_k": top_k, "candidates": candidates})
+    options = options_of(task, {"top_k": top_k, "candidates": candidates, "layers": layers, "heads": heads})
     check_out(task, out)
     if texts and input is not None:
         raise UsageError("give texts or --input, not both")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from bert_jax.bert_config import BertConfig
 from bert_jax.errors import BertJaxError
 from bert_jax.formats.model import LoadedModel, load_model
+from bert_jax.infer.attention import Attention, TextOrPair, attentions
 from bert_jax.infer.fill_mask import fill_masks
 from bert_jax.infer.next_sentence import Pair, next_sentences
 from bert_jax.model import bert as model_room
@@ -97,6 +98,28 @@ class Bert:
         if isinstance(pairs, str | tuple):
             return next(next_sentences(self, [pairs]))
         return list(next_sentences(self, pairs))
+
+    def attention(
+        self,
+        texts: TextOrPair | Iterable[TextOrPair],
+        layers: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        vectors: bool = False,
+    ) -> Attention | list[Attention]:
+        """How much each token looks at each other one: one answer for a text or a pair (a, b), a list for a list.
+
+        `tokens` are the T pieces with [CLS] and [SEP], `segments` 0 or 1 for each, `weights` is (L, N, T, T) float32:
+        layer, head, token that looks, token looked at; `layers` and `heads`, counted from 0, restrict it. With
+        `vectors`, `answer.vectors.walk(layer, head, token)` follows one token through q, k, scores and values.
+        See `bert_jax.infer.attention.attentions`, which streams::
+
+            seen = bert.attention("The animal didn't cross the street because it was too tired")
+            it, animal = seen.tokens.index("it"), seen.tokens.index("animal")
+            layer, head = np.argwhere(seen.weights[:, :, it, animal] == seen.weights[:, :, it, animal].max())[0]
+        """
+        if isinstance(texts, str | tuple):
+            return next(attentions(self, [texts], layers, heads, vectors))
+        return list(attentions(self, texts, layers, heads, vectors))
 
     def compiled(self, key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         """The jitted function made by `make`, once per `key` for as long as this model lives."""

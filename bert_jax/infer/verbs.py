@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.files import atomic_writer, clear_errors, to_json
+from bert_jax.infer.attention import attention_answers
+from bert_jax.infer.attention_page import write_page
+from bert_jax.infer.attention_picture import write_picture
 from bert_jax.infer.fill_mask import fill_masks
 from bert_jax.infer.next_sentence import next_sentences
 
@@ -28,11 +31,14 @@ class Verb(NamedTuple):
     """Options of `predict` that it takes; another one given is an error of use."""
     writers: Mapping[str, Callable[[Answers, Path], None]] = {}
     """Suffixes of --out beside .jsonl, and what writes the answers there."""
+    pages: Mapping[str, Callable[..., None]] = {}
+    """The same for files that show more than the answers hold: `write(bert, inputs, path, **options)`."""
 
 
 VERBS: dict[str, Verb] = {
     "fill-mask": Verb(fill_masks, ("top_k", "candidates")),
     "next-sentence": Verb(next_sentences, ()),
+    "attention": Verb(attention_answers, ("layers", "heads"), pages={".html": write_page, ".png": write_picture}),
 }
 
 
@@ -48,13 +54,17 @@ def options_of(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_out(task: str, out: str | None) -> None:
     """Errors: `UsageError` for a file whose suffix `task` cannot write."""
-    known = (".jsonl", *VERBS[task].writers)
+    known = (".jsonl", *VERBS[task].writers, *VERBS[task].pages)
     if out is not None and Path(out).suffix not in known:
         raise UsageError(f"--out {out}: {task} writes {', '.join(known)}; expected a name that ends so")
 
 
 def answer_lines(bert: Bert, task: str, inputs: Iterable[Input], options: Mapping[str, Any], out: str | None) -> Any:
     """Answers to `inputs` as lines of JSON, or written to `out`, whole or not at all, and no lines."""
+    page = VERBS[task].pages.get(Path(out).suffix) if out is not None else None
+    if out is not None and page is not None:
+        page(bert, inputs, Path(out), **options)
+        return iter(())
     answers = VERBS[task].answer(bert, inputs, **options)
     if out is None:
         return (to_json(answer) for answer in answers)
