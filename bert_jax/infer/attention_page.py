@@ -43,25 +43,29 @@ def write_page(
     Errors: `BertJaxError` as `attentions`, for no input at all, and for a file that cannot be written.
     """
     with atomic_writer(path, "w") as file:
-        for part in page_parts(str(bert.source.path), attentions(bert, inputs, layers, heads, vectors=True)):
+        for part in page_parts(
+            "/".join(bert.source.path.parts[-2:]), attentions(bert, inputs, layers, heads, vectors=True)
+        ):
             file.write(part)
 
 
 def page_parts(model: str, answers: Iterable[Attention]) -> Iterator[str]:
-    """The page's text in order. Errors: `BertJaxError` without answers."""
+    """The page's text in order; `model` is its name. Errors: `BertJaxError` without answers."""
     before, after = asset("page.html").split("<!-- inputs -->")
     script = "\n".join(asset(name) for name in SCRIPTS)
     yield before.replace("/* style */", asset("page.css"))
-    count, left = 0, VECTOR_BYTES
-    for count, answer in enumerate(answers, start=1):  # noqa: B007 - the last one is read below
+    left = VECTOR_BYTES
+    names: list[str] = []
+    for answer in answers:
         vectors = answer.vectors
         if vectors is not None and _size(vectors) > left:
             vectors = None
         left -= 0 if vectors is None else _size(vectors)
+        names.append(" | ".join([answer.source] if isinstance(answer.source, str) else answer.source)[:60])
         yield data_block(packed(answer, vectors), "input")
-    if not count:
+    if not names:
         raise BertJaxError("no input: give a text, --input FILE.jsonl, or lines on stdin")
-    yield data_block({"model": Path(model).name or model}, "facts")
+    yield data_block({"model": model, "inputs": names}, "facts")
     yield after.replace("/* script */", f"(() => {{\n'use strict';\n{script}\n}})();")
 
 

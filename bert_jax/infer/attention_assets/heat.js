@@ -18,7 +18,7 @@ function drawMaps() {
   element("maps").replaceChildren(...maps);
   const { from, to } = state;
   if (from !== null && to !== null && state.heads.length) read({ h: headPlace(state.heads.at(-1)) }, { i: from, j: to });
-  else element("readout").textContent = "Point at a cell: row = the token that looks, column = what it looks at.";
+  else element("readout").textContent = "Point at a cell: its row looks, its column is looked at; its strength is the square root of the weight.";
 }
 
 function layout(single) {

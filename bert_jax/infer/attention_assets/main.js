@@ -104,7 +104,7 @@ function start() {
 
 element("model").textContent = `— ${facts.model}`;
 element("input-choice").hidden = blocks.length < 2;
-element("input").replaceChildren(...blocks.map((_, number) => new Option(number, number)));
+element("input").replaceChildren(...facts.inputs.map((name, number) => new Option(`${number}: ${name}`, number)));
 listen();
 start();
 document.documentElement.dataset.ready = "yes";

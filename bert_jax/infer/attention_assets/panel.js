@@ -59,7 +59,7 @@ function drawWalk() {
   const key = input.vector("key", l, h, to), value = input.vector("value", l, h, to), name = `“${input.tokens[to]}”`;
   const parts = state.heads.length > 1 ? [headChoice(head)] : [];
   parts.push(
-    ...step("q", `1. Query q of “${input.tokens[from]}”: its hidden vector × the head's query matrix, ${width} numbers`, walk.query),
+    ...step("q", `1. Query q of “${input.tokens[from]}”: its hidden vector × the head's query matrix + bias, ${width} numbers`, walk.query),
     ...step("k", `2. Key k of ${name}`, key),
     ...step("qk", `3. q × k, place by place: the sum is the score ${walk.products[to].toFixed(3)}`, key.map((x, place) => x * walk.query[place])),
     make("h3", { textContent: `4. Scores of all tokens: ÷ √${width} = ${Math.sqrt(width).toFixed(3)}, then softmax` }),
