@@ -9,6 +9,7 @@ import pytest
 from small_models import small_bert
 
 from bert_jax.errors import BertJaxError
+from bert_jax.infer import attention_picture
 from bert_jax.infer.attention_picture import draw, write_picture
 from bert_jax.infer.loaded import Bert
 
@@ -36,19 +37,22 @@ def test_a_png_is_written(bert: Bert, tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_signs_of_formulas_and_characters_without_a_picture(
-    bert: Bert, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_signs_of_formulas_are_plain_characters(bert: Bert, tmp_path: Path) -> None:
     figure_class = pytest.importorskip("matplotlib.figure").Figure
-    seen = bert.attention("the cat")
-    figure = draw(figure_class, seen._replace(tokens=["$a$", "_^{", "\\", "[SEP]"]))
+    seen = bert.attention("the cat")._replace(tokens=["$a$", "_^{", "\\", "[SEP]"])
+    figure = draw(figure_class, seen)
     figure.savefig(tmp_path / "signs.png")
-    bert.tokenizer.pieces = lambda ids: ["東"] * len(list(ids))  # type: ignore[method-assign]
-    try:
-        write_picture(bert, ["the cat"], tmp_path / "east.png", heads=[0])
-    finally:
-        del bert.tokenizer.pieces
+    assert not any(label.get_parse_math() for label in figure.axes[0].get_xticklabels())
+
+
+def test_characters_that_the_font_lacks_are_said(bert: Bert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    said: list[str] = []
+    monkeypatch.setattr(attention_picture, "warn", said.append)
+    monkeypatch.setattr(bert.tokenizer, "pieces", lambda ids: ["東"] * len(list(ids)))
+    write_picture(bert, ["the cat"], tmp_path / "east.png", heads=[0])
     assert (tmp_path / "east.png").exists()
+    assert said and "lacks some characters" in said[0]
 
 
 def test_one_input(bert: Bert, tmp_path: Path) -> None:

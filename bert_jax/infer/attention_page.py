@@ -76,8 +76,9 @@ def asset(name: str) -> str:
 
 def data_block(value: Any, kind: str) -> str:
     """A script element holding `value` as JSON in which nothing can end the element, whatever was typed."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = text.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair is no character
+    for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return f'<script type="application/json" class="{kind}">{text}</script>\n'
 

@@ -78,6 +78,8 @@ function drawLines() {
     }
   });
   svg.replaceChildren(...paths);
+  const empty = state.heads.length ? `No weight here reaches ${least.toFixed(2)}.` : "Switch a head on.";
+  element("nothing").textContent = paths.length ? "" : empty;
 }
 
 function tokenKeys(event) {

@@ -82,6 +82,7 @@ function listen() {
     const name = found.side === "left" ? "from" : "to";
     change({ [name]: state[name] === found.token ? null : found.token });
   });
+  element("ranking").addEventListener("keydown", rankingKeys);
   document.addEventListener("keydown", event => event.key === "Escape" && change({ from: null, to: null }));
   element("all").addEventListener("click", () => change({ heads: [...current().heads] }));
   element("none").addEventListener("click", () => change({ heads: [] }));

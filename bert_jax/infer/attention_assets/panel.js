@@ -13,11 +13,24 @@ function drawRanking() {
   if (!ready) return element("ranking").replaceChildren();
   const rows = input.layers.flatMap((layer, l) => input.heads.map((head, h) => ({ layer, head, share: input.weight(l, h, from, to) })));
   rows.sort((one, other) => other.share - one.share);
+  const held = element("ranking").contains(document.activeElement) ? { ...document.activeElement.dataset } : null;
   element("ranking").replaceChildren(...rows.map(rankingRow));
+  const buttons = [...element("ranking").querySelectorAll("button")];
+  const stop = buttons.find(button => button.getAttribute("aria-current") === "true") ?? buttons[0];
+  stop.tabIndex = 0; // one stop of the Tab key; arrows do the rest
+  if (held) buttons.find(({ dataset }) => dataset.layer === held.layer && dataset.head === held.head).focus();
+}
+
+function rankingKeys(event) {
+  const step = { ArrowUp: "previousElementSibling", ArrowDown: "nextElementSibling" }[event.key];
+  const next = step && event.target.closest("li")?.[step];
+  if (!next) return;
+  event.preventDefault();
+  next.firstElementChild.focus();
 }
 
 function rankingRow({ layer, head, share }) {
-  const button = make("button", { type: "button" });
+  const button = make("button", { type: "button", tabIndex: -1 });
   button.append(make("span", { textContent: `layer ${layer} head ${head}` }), make("span", { textContent: share.toFixed(4) }));
   button.style.setProperty("--share", share);
   button.style.setProperty("--colour", colour(head));
