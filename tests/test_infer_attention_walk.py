@@ -65,7 +65,8 @@ def rest_of_layer(bert: Bert, layer: int, hidden: np.ndarray, added: np.ndarray)
 def check(bert: Bert, pair: tuple[str, str], tolerance: float) -> None:
     seen = bert.attention(pair, vectors=True)
     row = {name: values[None] for name, values in bert.tokenizer.encode(*pair).items()}
-    states = [np.asarray(state[0]) for state in bert.apply(row, hidden_states=True)["hidden_states"]]
+    hidden_states = jax.jit(lambda batch: bert.apply(batch, hidden_states=True)["hidden_states"])(row)
+    states = [np.asarray(state[0]) for state in hidden_states]
     layers, heads, tokens, _ = seen.weights.shape
     lengths = seen.vectors.output_lengths(seen.weights)
     for layer in range(layers):

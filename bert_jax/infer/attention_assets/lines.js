@@ -70,7 +70,7 @@ function drawLines() {
       const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
       path.setAttribute("d", lines);
       path.setAttribute("stroke", colour(head));
-      path.setAttribute("stroke-opacity", Math.max(0.12, shade / SHADES));
+      path.setAttribute("stroke-opacity", Math.max(0.18, shade / SHADES));
       path.setAttribute("stroke-width", 0.8 + (3.2 * shade) / SHADES);
       path.dataset.head = head;
       path.dataset.lines = lines.split("M").length - 1;
