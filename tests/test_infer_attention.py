@@ -130,3 +130,22 @@ def test_the_animal_was_too_tired() -> None:
     assert seen.weights[5, 11, it, animal] == pytest.approx(0.6466, abs=1e-3)
     assert seen.weights[5, 11, it, street] == pytest.approx(0.0224, abs=1e-3)
     assert np.unravel_index(seen.weights[:, :, it, animal].argmax(), (6, 12)) == (5, 11)
+
+
+@pytest.mark.ci
+def test_weights_equal_those_of_hugging_face() -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    directory = minilm_directory()
+    model = transformers.BertModel.from_pretrained(directory, attn_implementation="eager").eval()
+    ours = load(directory)
+    for pair in (("The animal didn't cross the street.", "It was too tired."), (ANIMAL, None)):
+        row = {
+            name: torch.tensor(values[None].astype(np.int64)) for name, values in ours.tokenizer.encode(*pair).items()
+        }
+        names = {"input_ids": "input_ids", "segment_ids": "token_type_ids", "input_mask": "attention_mask"}
+        with torch.no_grad():
+            outputs = model(**{names[name]: values for name, values in row.items()}, output_attentions=True)
+        theirs = np.stack([weights[0].numpy() for weights in outputs.attentions])
+        found = ours.attention(pair if pair[1] else pair[0])
+        np.testing.assert_allclose(found.weights, theirs, atol=1e-5)
