@@ -254,7 +254,7 @@ def load(model: str | os.PathLike[str], *, cased: bool | None = None, devices: i
 
 
 def predict(
-    task: Literal["fill-mask", "next-sentence", "embed", "features", "senses"],
+    task: Literal["fill-mask", "next-sentence", "embed", "features", "attention", "senses"],
     model: str,
     texts: tuple[str, ...] = (),
     /,
@@ -264,6 +264,7 @@ def predict(
     pooling: Literal["mean", "cls", "max", "pooler"] | None = None,
     normalize: bool | None = None,
     layers: str | None = None,
+    heads: str | None = None,
     join: Literal["concat", "sum", "mean"] | None = None,
     words: bool = False,
     word: str | None = None,
@@ -280,14 +281,17 @@ def predict(
 
     Args:
         task: fill-mask (text with [MASK]), next-sentence (text with [SEP] between the two sentences), embed (a vector
-            per text), features (a vector per token) or senses (sentences that use one word).
+            per text), features (a vector per token), attention (what each token looks at, in every layer and head) or
+            senses (sentences that use one word).
         model: MODEL: a run (RUN, RUN@1000), a Hugging Face directory, hf:ORG/NAME, a TF1 checkpoint or its zip.
         texts: The texts; without any, and without --input, lines from stdin.
         top_k: How many pieces for each mask, for fill-mask (default: 5).
         candidates: Only rank these words, for fill-mask.
         pooling: How token vectors become one, for embed (default: the model's own recipe, else mean).
         normalize: Scale vectors to length 1, for embed (default: as the model's own recipe says, else no).
-        layers: Which layers, for features, as -1,-2,-3,-4; 0 is the embeddings' output (default: -1, the last).
+        layers: Which layers, as -1,-2,-3,-4; for features 0 is the embeddings' output (default: -1, the last), for
+            attention 0 is the first layer (default: all).
+        heads: Only these heads, counted from 0, as 3,11, for attention.
         join: How several layers become one vector, for features (default: concat).
         words: One vector per word instead of one per token, for features.
         word: The word whose senses are compared, for senses; every sentence must hold it.
@@ -297,8 +301,8 @@ def predict(
         max_length: The limit in tokens, for embed and features (default: the model's).
         input: JSON lines to read instead: FILE.jsonl[:field], texts or pairs (text, or a and b); for senses an object
             may hold the word's sense beside its text.
-        out: Write the answers to this file instead of stdout, by its suffix (.jsonl for every task; .npy for embed and
-            features, .png for senses).
+        out: Write the answers to this file instead of stdout, by its suffix: .jsonl for every task, .npy for embed and
+            features, .html (a page to look around in) for attention, .png for attention and senses.
         cased: Override the tokenizer's casing.
         devices: How many devices share the rows of a batch (default: all accelerators, or one CPU).
         encoding_errors: What to do with bytes on stdin that are not UTF-8.
@@ -306,6 +310,7 @@ def predict(
     from bert_jax.infer.verbs import VERBS, answer_lines, check_out, inputs_of_file, options_of
 
     given = {"top_k": top_k, "candidates": candidates, "pooling": pooling, "normalize": normalize, "layers": layers}
+    given["heads"] = heads
     given |= {"join": join, "words": words or None, "word": word, "truncate": truncate or None}
     options = options_of(task, given | {"window": window, "max_length": max_length})
     check_out(task, out)

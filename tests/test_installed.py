@@ -77,6 +77,12 @@ def test_the_wheel_pretrains_the_shipped_quickstart_without_tensorflow(wheel: Pa
     assert (tmp_path / "run" / "checkpoints" / "20").is_dir()
 
 
+def test_the_wheel_carries_the_parts_of_the_attention_page(wheel: Path) -> None:
+    source = REPOSITORY / "bert_jax" / "infer" / "attention_assets"
+    carried = wheel / "bert_jax" / "infer" / "attention_assets"
+    assert {path.name for path in carried.iterdir()} == {path.name for path in source.iterdir()}
+
+
 @pytest.mark.parametrize("extras", ["", pytest.param("[tf]", marks=pytest.mark.full)])
 def test_the_wheel_in_an_empty_environment(tmp_path: Path, extras: str) -> None:
     """Nothing but what the package itself asks for, and what quickstart prints, away from the repository."""

@@ -71,7 +71,15 @@ def test_four_layers_learn_64_real_sequences_by_heart(data_dir: Path, tmp_path: 
     state, batch = made.init_state(), made.place(as_examples(ids))  # one epoch number: the same masks every time
     with compat.set_mesh(made.mesh):  # hundreds of steps: this one is worth the compiler's optimisations
         step = made.compiled_train_step.lower(state, batch).compile({"xla_backend_optimization_level": 3})
-    for _ in range(300):
+    state, first = step(state, batch)
+    state, second = step(state, batch)
+    assert first["learning_rate"] == 0 < second["learning_rate"]
+    held = jax.tree.map(lambda leaf: jax.device_put(np.array(leaf), leaf.sharding), state)
+    views = [np.asarray(leaf) for leaf in jax.tree.leaves(held)]  # what somebody looks at is not overwritten
+    expected, state, metrics = step(held, batch)[1], *step(state, batch)
+    assert jax.device_get(metrics) == jax.device_get(expected), "the step overwrites parameters that it still reads"
+    del views
+    for _ in range(297):
         state, metrics = step(state, batch)
         if metrics["mlm_correct"] > 0.97 * metrics["mlm_count"] and metrics["nsp_correct"] == ROWS:
             break

@@ -14,6 +14,7 @@ from bert_jax.bert_config import BertConfig
 from bert_jax.errors import BertJaxError
 from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.formats.pooling import Mode
+from bert_jax.infer.attention import Attention, TextOrPair, attentions
 from bert_jax.infer.batching import ACCELERATOR_TOKENS, CPU_TOKENS, Answer, Encoded, stream
 from bert_jax.infer.embed import recipe_of, sentence_vectors
 from bert_jax.infer.features import Join, token_features
@@ -182,13 +183,14 @@ class Bert:
     ) -> np.ndarray:
         """Sentence vectors: float32 (D,) for one text or one pair (a tuple), (n, D) for several.
 
-        Without options by the model's own recipe, else the mean of all tokens, not normalised::
+        Without options by the model's own recipe, else the mean of all tokens, not normalised. See
+        `bert_jax.infer.embed.embeddings`, which streams.
 
-            bert = bert_jax.load("all-MiniLM-L6-v2")
-            cat, kitten, stock = bert.embed(["A cat sat.", "A kitten sat.", "Stocks fell."], normalize=True)
-            assert cat @ kitten > cat @ stock
-
-        See `bert_jax.infer.embed.embeddings`, which streams.
+        >>> vectors = bert.embed(["the cat ran", "a dog"], normalize=True)
+        >>> vectors.shape == (2, bert.config.hidden_size)
+        True
+        >>> bool(np.allclose((vectors * vectors).sum(axis=1), 1, atol=1e-5))
+        True
         """
         recipe = recipe_of(self, pooling, normalize, max_length)
         one = isinstance(texts, str | tuple)
@@ -210,13 +212,14 @@ class Bert:
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """Token vectors of `layers`: one answer for one text or one pair (a tuple), a list for several.
 
-        An answer holds `tokens`, `segments`, `offsets`, `words` and `vectors`, float32 (tokens, width)::
+        An answer holds `tokens`, `segments`, `offsets`, `words` and `vectors`, float32 (tokens, width). See
+        `bert_jax.infer.features.token_features`, which streams.
 
-            answer = bert.features("unaffable people", layers=(-1, -2, -3, -4))
-            vectors = answer["vectors"]  # (tokens, 4 · D)
-            first_word = vectors[[word == 0 for word in answer["words"]]].mean(axis=0)
-
-        See `bert_jax.infer.features.token_features`, which streams.
+        >>> answer = bert.features("the playing cat", layers=(-1, -2))
+        >>> answer["vectors"].shape == (len(answer["tokens"]), 2 * bert.config.hidden_size)
+        True
+        >>> answer["vectors"][[word == 1 for word in answer["words"]]].shape[0]  # play ##ing
+        2
         """
         if isinstance(texts, str | tuple):
             return next(iter(self.features([texts], layers, join, words, truncate, window, max_length)))  # type: ignore[return-value]
@@ -242,6 +245,30 @@ class Bert:
     def place(self, array: np.ndarray) -> Any:
         """`array`, one row per input, spread over this model's devices by rows."""
         return self.placing.rows(array)
+
+    def attention(
+        self,
+        texts: TextOrPair | Iterable[TextOrPair],
+        layers: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        vectors: bool = False,
+    ) -> Attention | list[Attention]:
+        """How much each token looks at each other one: one answer for a text or a pair (a, b), a list for a list.
+
+        `tokens` are the T pieces with [CLS] and [SEP], `segments` 0 or 1 for each, `weights` is (L, N, T, T) float32:
+        layer, head, token that looks, token looked at; `layers` and `heads`, counted from 0, restrict it. With
+        `vectors`, `answer.vectors.walk(layer, head, token)` follows one token through q, k, scores and values.
+        See `bert_jax.infer.attention.attentions`, which streams.
+
+        >>> seen = bert.attention("the cat ran")
+        >>> seen.tokens
+        ['[CLS]', 'the', 'cat', 'ran', '[SEP]']
+        >>> bool(np.allclose(seen.weights.sum(axis=-1), 1, atol=1e-5))
+        True
+        """
+        if isinstance(texts, str | tuple):
+            return next(attentions(self, [texts], layers, heads, vectors))
+        return list(attentions(self, texts, layers, heads, vectors))
 
     def compiled(self, key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         """The jitted function made by `make`, once per `key` for as long as this model lives."""

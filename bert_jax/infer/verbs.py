@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.files import atomic_writer, clear_errors, to_json
+from bert_jax.infer.attention import attention_answers
+from bert_jax.infer.attention_page import write_page
+from bert_jax.infer.attention_picture import write_picture
 from bert_jax.infer.embed import embeddings
 from bert_jax.infer.features import token_features
 from bert_jax.infer.fill_mask import fill_masks
 from bert_jax.infer.next_sentence import next_sentences
 from bert_jax.infer.senses import Labelled, senses
-from bert_jax.infer.senses_picture import write_picture
+from bert_jax.infer.senses_picture import write_picture as write_senses
 from bert_jax.infer.vectors_file import write_embeddings, write_features
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ class Verb(NamedTuple):
     """Options of `predict` that it takes; another one given is an error of use."""
     writers: Mapping[str, Callable[[Answers, Path], Answers | None]] = {}
     """Suffixes of --out beside .jsonl, and what writes the answers there; what it returns goes to stdout."""
+    pages: Mapping[str, Callable[..., None]] = {}
+    """The same for files that show more than the answers hold: `write(bert, inputs, path, **options)`."""
     required: tuple[str, ...] = ()
     """Those of `options` without which there is no answer."""
     label: str | None = None
@@ -46,14 +51,15 @@ LONG = ("truncate", "window", "max_length")
 VERBS: dict[str, Verb] = {
     "fill-mask": Verb(fill_masks, ("top_k", "candidates")),
     "next-sentence": Verb(next_sentences, ()),
-    "senses": Verb(senses, ("word",), {".png": write_picture}, required=("word",), label="sense"),
     "embed": Verb(embeddings, ("pooling", "normalize", *LONG), {".npy": write_embeddings}),
     "features": Verb(token_features, ("layers", "join", "words", *LONG), {".npy": write_features}),
+    "attention": Verb(attention_answers, ("layers", "heads"), pages={".html": write_page, ".png": write_picture}),
+    "senses": Verb(senses, ("word",), {".png": write_senses}, required=("word",), label="sense"),
 }
 
 
 def options_of(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given (not None), checked; `layers` comes as written, "-1,-2", and leaves as numbers.
+    """The options that were given (not None), checked; `layers` and `heads` come as "-1,-2" and leave as numbers.
 
     Errors: `UsageError` naming an option that `task` does not take, or one that it needs.
     """
@@ -65,21 +71,22 @@ def options_of(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
     for name in VERBS[task].required:
         if name not in used:
             raise UsageError(f"{task} needs --{name.replace('_', '-')}")
-    if "layers" in used:
-        used["layers"] = _numbers(used["layers"])
+    for name in ("layers", "heads"):
+        if name in used:
+            used[name] = _numbers(name, used[name])
     return used
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _numbers(name: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(f"--layers {text}: expected numbers with commas between them, such as -1,-2,-3,-4") from error
+        raise UsageError(f"--{name} {text}: expected numbers with commas between them, such as -1,-2,-3,-4") from error
 
 
 def check_out(task: str, out: str | None) -> None:
     """Errors: `UsageError` for a file whose suffix `task` cannot write."""
-    known = (".jsonl", *VERBS[task].writers)
+    known = (".jsonl", *VERBS[task].writers, *VERBS[task].pages)
     if out is not None and Path(out).suffix not in known:
         raise UsageError(f"--out {out}: {task} writes {', '.join(known)}; expected a name that ends so")
 
@@ -87,6 +94,10 @@ def check_out(task: str, out: str | None) -> None:
 def answer_lines(bert: Bert, task: str, inputs: Iterable[Input], options: Mapping[str, Any], out: str | None) -> Any:
     """Answers to `inputs` as lines of JSON, or written to `out`, whole or not at all, and no lines (but for `features`
     as .npy, whose lines say which rows are whose; its file is there once they are taken)."""
+    page = VERBS[task].pages.get(Path(out).suffix) if out is not None else None
+    if out is not None and page is not None:
+        page(bert, inputs, Path(out), **options)
+        return iter(())
     answers = VERBS[task].answer(bert, inputs, **options)
     if out is None:
         return (to_json(answer) for answer in answers)

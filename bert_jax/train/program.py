@@ -70,7 +70,7 @@ class Program:
         return abstract_state(self.model, self.state_shardings)
 
     def train_step(self, state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
-        """One update. `state` is donated: use the returned one. `batch` in either schema, from `place`."""
+        """One update. `state` may be donated: use the returned one. `batch` in either schema, from `place`."""
         with compat.set_mesh(self.mesh):
             return self.compiled_train_step(state, dict(batch))
 
@@ -143,7 +143,7 @@ def make_program(config: Config, phase_index: int, mesh: jax.sharding.Mesh, voca
             make_train_step(model, config, phase_index, vocabulary, mesh),
             in_shardings=(shardings, rows),
             out_shardings=(shardings, everywhere),
-            donate_argnums=0,
+            donate_argnums=(0,) if compat.donatable(mesh.devices.flat[0].platform) else (),
         ),
         compiled_evaluate_step=jax.jit(
             make_evaluate_step(model, config, phase_index, vocabulary),
