@@ -25,39 +25,56 @@ def vocab(
     *,
     source: Sequence[str],
     out: str,
-    size: int = 30522,
-    kind: Literal["wordpiece", "sentencepiece", "words"] = "wordpiece",
+    size: int | None = None,
+    kind: Literal["wordpiece", "sentencepiece", "words"] | None = None,
     cased: bool = False,
     sample: str = "2GB",
     min_count: int | None = None,
     compare: Sequence[str] = (),
+    extend: str | None = None,
+    add: int | None = None,
     workers: int | None = None,
     encoding_errors: Literal["strict", "replace"] = "strict",
 ) -> dict[str, Any]:
     """Make a vocabulary from text.
 
-    Prints how many pieces a word of held-out text takes, beside the vocabularies named with --compare.
+    Prints how many pieces a word of held-out text takes, beside the vocabularies named with --compare. With --extend a
+    model gets the words that its vocabulary lacks most; the model that comes out is one to go on training with.
 
     Args:
         source: Where the text is: files, globs, directories, x.jsonl:field, x.parquet:field, tfds:..., stdlib, -.
-        out: Tokenizer directory to make.
-        size: Number of entries, exactly.
-        kind: wordpiece (BERT), sentencepiece (ALBERT) or words (text that is already encoded).
+        out: Tokenizer directory to make, with --extend a model directory.
+        size: Number of entries, exactly (default: 30522).
+        kind: wordpiece (BERT, the default), sentencepiece (ALBERT) or words (text that is already encoded).
         cased: Keep upper case and accents.
         sample: Most text to count, in bytes (2GB, 500MB); a deterministic sample of what is there.
         min_count: Least number of times a word must occur, for words (default: 1).
         compare: Other vocabularies (vocab.txt or its directory), for wordpiece, measured on the same held-out words.
+        extend: MODEL whose vocabulary gets --add words more, in the places of [unusedN], then in new rows; each starts
+            as the mean of the pieces it was.
+        add: How many whole words to add: those that save most pieces in the text.
         workers: Processes (default: one per core).
         encoding_errors: What to do with bytes that are not UTF-8.
     """
     from bert_jax.data.counting import parse_bytes, vocabulary_from_source
     from bert_jax.data.sources import open_sources
 
+    opened = open_sources(_as_list(source), encoding_errors=encoding_errors)
+    if (extend is None) != (add is None):
+        raise UsageError("--extend MODEL and --add N go together: the model, and how many words it gets")
+    if extend is not None and add is not None:
+        from bert_jax.formats.extend import extend_model
+
+        own = {"--size": size, "--kind": kind, "--cased": cased or None, "--min-count": min_count}
+        for name, given in own.items():
+            if given is not None:
+                raise UsageError(f"{name} is for a new vocabulary: with --extend it is the model's own; leave it out")
+        return extend_model(extend, opened, out, add, parse_bytes(sample), workers)
     return vocabulary_from_source(
-        open_sources(_as_list(source), encoding_errors=encoding_errors),
+        opened,
         out,
-        size,
-        kind,
+        30522 if size is None else size,
+        kind or "wordpiece",
         cased,
         sample_bytes=parse_bytes(sample),
         min_count=min_count,

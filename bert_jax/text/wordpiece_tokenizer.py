@@ -20,7 +20,7 @@ _PACKED = np.dtype("<i4")  # int32 on every machine that JAX runs on
 
 
 class WordPieceTokenizer(Tokenizer):
-    """Equal to google-research/bert's `FullTokenizer` on every string, under Unicode 15.0.
+    """Equal to google-research/bert's `FullTokenizer` on every string, under Unicode 15.0. `lines` is kept as given.
 
     `lines`: the lines of `vocab.txt`; `cased`: leave capitals and accents alone; `strip_accents`: None follows
     `cased`; `chinese`: Chinese characters are words; `special_pieces`: as `SPECIAL_PIECES`; `source` names the
@@ -39,7 +39,7 @@ class WordPieceTokenizer(Tokenizer):
         source: object = "the vocabulary",
     ):
         self._arguments = (tuple(lines), cased, strip_accents, chinese, special_pieces, str(source))
-        self._lines = tuple(lines)
+        self.lines = tuple(lines)
         self._names = dict(special_pieces or SPECIAL_PIECES)
         self._ids = entries_of(lines, source)
         self._entries = list(self._ids)
@@ -65,6 +65,10 @@ class WordPieceTokenizer(Tokenizer):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._arguments  # without what was memoised
+
+    def with_lines(self, lines: Sequence[str]) -> WordPieceTokenizer:
+        """This tokenizer with another vocabulary."""
+        return type(self)(lines, *self._arguments[1:])
 
     def ids(self, text: str) -> list[int]:
         return np.frombuffer(self._text_pieces.packed_ids(text), _PACKED).tolist()
@@ -104,7 +108,7 @@ class WordPieceTokenizer(Tokenizer):
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         folder = Path(directory)
-        write_text(folder / VOCABULARY_FILE, "".join(f"{line}\n" for line in self._lines))
+        write_text(folder / VOCABULARY_FILE, "".join(f"{line}\n" for line in self.lines))
         write_config(
             folder,
             "BertTokenizer",
