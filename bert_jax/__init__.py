@@ -1,7 +1,8 @@
 """bert_jax: BERT on JAX, from raw text to a pre-trained, fine-tuned, served encoder.
 
 Every command of `bert-jax` is a function here, loaded when first used, so that importing the package is fast and
-touches no device: `pretrain`, `evaluate`, `predict`, `load`, `vocab`, `prepare`, `tokenize`, `show`, `info`, `bench`.
+touches no device: `pretrain`, `evaluate`, `predict`, `load`, `vocab`, `prepare`, `tokenize`, `show`, `info`,
+`convert`, `bench`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bert_jax.bert_config import BertConfig
-    from bert_jax.commands import bench, evaluate, info, load, predict, prepare, pretrain, show, tokenize, vocab
+    from bert_jax.commands import (
+        bench,
+        convert,
+        evaluate,
+        info,
+        load,
+        predict,
+        prepare,
+        pretrain,
+        show,
+        tokenize,
+        vocab,
+    )
     from bert_jax.config import Checkpoint, Config, Data, Evaluate, Log, Mesh, Optimizer, Phase, Train
     from bert_jax.errors import BertJaxError
 
@@ -21,6 +34,7 @@ _WHERE = {
     "bert_config": ("BertConfig",),
     "commands": (
         "bench",
+        "convert",
         "evaluate",
         "info",
         "load",
@@ -49,6 +63,7 @@ __all__ = [
     "Train",
     "__version__",
     "bench",
+    "convert",
     "evaluate",
     "info",
     "load",

@@ -21,7 +21,7 @@ import bert_jax
 from bert_jax.infer.loaded import Bert
 from bert_jax.text.interface import Tokenizer
 
-PLUMBING = ("compiled", "require_head", "require_length")  # of Bert, for the verbs' own files
+PLUMBING = ("answers", "compiled", "place", "require_head", "require_length")  # of Bert, for the verbs' own files
 METHODS = [name for name, _ in inspect.getmembers(Bert, inspect.isfunction) if name[0] != "_" and name not in PLUMBING]
 EXAMPLES = {
     "load": bert_jax.load,

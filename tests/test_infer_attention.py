@@ -106,7 +106,7 @@ def test_no_shape_is_compiled_twice(bert: Bert) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     run = str(small_run(tmp_path / "run", {5: None}).path)
-    (line,) = commands.predict("attention", run, ("the cat",), heads=(1,))
+    (line,) = commands.predict("attention", run, ("the cat",), heads="1")
     assert json.loads(line)["tokens"] == ["[CLS]", "the", "cat", "[SEP]"]
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text('["the cat", "ran"]\n{"a": "rain", "b": "it"}\n')
@@ -116,7 +116,7 @@ def test_the_command(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="attention writes .jsonl, .html, .png"):
         commands.predict("attention", run, ("the cat",), out="x.txt")
     with pytest.raises(UsageError, match="--heads is for attention"):
-        commands.predict("fill-mask", run, ("the [MASK]",), heads=(1,))
+        commands.predict("fill-mask", run, ("the [MASK]",), heads="1")
     with pytest.raises(BertJaxError, match="input 1 is 102 tokens long"):
         commands.predict("attention", run, ("cat " * 100,), out=str(tmp_path / "long.html"))
     assert not (tmp_path / "long.html").exists()

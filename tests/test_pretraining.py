@@ -291,3 +291,41 @@ def test_init_starts_from_the_parameters_of_another_run(run: Path, tmp_path: Pat
     bert_jax.pretrain(config, run=str(tmp_path / "fresh"), overrides=TINY, on_metrics=fresh.append)
     assert seen[0]["loss"] < fresh[0]["loss"]
     assert read_json(tmp_path / "run" / "run.json")["initialized_from"] == str(run)
+
+
+def test_a_published_encoder_goes_on_learning_on_own_text(text: Path, tmp_path: Path) -> None:
+    """Of another shape than the CONFIG's, without heads: shape and tokenizer are its own, the heads are drawn."""
+    from checkpoints import arrays, parameters, write_hugging_face
+
+    write_hugging_face(tmp_path / "model", arrays(parameters(()), "torch"), "BertModel", hidden_act="gelu")
+    config = Config(data=Data(sources=(str(text),), vocab_size=120, eval_fraction=0.2))
+    settings = [setting for setting in TINY if setting != "None"]
+    settings = settings[settings.index("--train.length") :]
+    where = {"run": str(tmp_path / "run"), "init": str(tmp_path / "model")}
+    assert bert_jax.pretrain(config, overrides=[*settings, "--train.steps", "2"], **where)["step"] == 2
+    model = bert_jax.load(tmp_path / "run")
+    assert (model.config.hidden_size, model.config.hidden_act, model.config.max_position_embeddings) == (
+        16,
+        "gelu_exact",
+        64,
+    )
+    assert model.tokenizer.fingerprint == bert_jax.load(tmp_path / "model").tokenizer.fingerprint
+    assert model.heads == ("masked_lm", "next_sentence")
+    shutil.rmtree(tmp_path / "model")  # what was taken from it is in the run
+    resumed = bert_jax.pretrain(config, overrides=[*settings, "--train.steps", "4"], change=True, **where)
+    assert resumed["step"] == 4
+    with pytest.raises(BertJaxError, match=r"model.hidden_size is 24, and the model to start from has 16"):
+        bert_jax.pretrain(config, overrides=[*settings, "--model.hidden-size", "24"], **where)
+
+
+def test_positions_grow_when_asked(text: Path, tmp_path: Path) -> None:
+    from checkpoints import arrays, parameters, write_hugging_face
+
+    write_hugging_face(tmp_path / "model", arrays(parameters(), "torch"))
+    config = Config(data=Data(sources=(str(text),), eval_fraction=0.2))
+    settings = [*TINY[TINY.index("--train.length") :], "--train.steps", "2", "--train.length", "80"]
+    where = {"run": str(tmp_path / "run"), "init": str(tmp_path / "model")}
+    with pytest.raises(BertJaxError, match="80"):
+        bert_jax.pretrain(config, overrides=settings, **where)
+    bert_jax.pretrain(config, overrides=[*settings, "--model.max-position-embeddings", "96"], **where)
+    assert bert_jax.load(tmp_path / "run").config.max_position_embeddings == 96

@@ -77,11 +77,14 @@ def options_of(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return used
 
 
-def _numbers(name: str, text: str) -> tuple[int, ...]:
+def _numbers(name: str, given: str | Sequence[int]) -> tuple[int, ...]:
+    """Numbers as the command line gives them, with commas between; Python callers give them as they are."""
+    if not isinstance(given, str):
+        return tuple(given)
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(int(part) for part in given.split(","))
     except ValueError as error:
-        raise UsageError(f"--{name} {text}: expected numbers with commas between them, such as -1,-2,-3,-4") from error
+        raise UsageError(f"--{name} {given}: expected numbers with commas between them, such as 0,3,11") from error
 
 
 def check_out(task: str, out: str | None) -> None:
