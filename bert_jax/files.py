@@ -53,8 +53,12 @@ def finite(value: Any) -> Any:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Strict JSON text of `value`; non-finite numbers become null, non-ASCII text stays readable."""
-    return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    """Strict JSON text of `value`; non-finite numbers become null, non-ASCII text stays readable.
+
+    Half a surrogate pair, which JSON may hold and UTF-8 may not, is written as the escape that it is in JSON.
+    """
+    text = json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

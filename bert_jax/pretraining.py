@@ -257,6 +257,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a MODEL on one split of a token store; the arguments are those of `bert_jax.evaluate`."""
     loaded = load_model(model)
+    if "masked_lm" not in loaded.heads:
+        raise BertJaxError(
+            f"{model} has no masked_lm head (it has {', '.join(loaded.heads) or 'none'}), so there is nothing to score: "
+            "give a pre-trained model that was published with its heads"
+        )
     opened = load_store(store) if store is not None else _own_store(loaded)
     if opened.tokenizer_fingerprint != loaded.tokenizer.fingerprint:
         raise BertJaxError(
@@ -289,7 +294,7 @@ def evaluate(
     program = make_program(settings, 0, make_mesh(settings.mesh), vocabulary_of(loaded.tokenizer))
     with tempfile.TemporaryDirectory(prefix="bert_jax_") as plans:
         feed = held_out_feed(opened, split, length, train.objective, Path(plans))
-        params = program.place_params(loaded.params)
+        params = program.place_params(starting_parameters(loaded.params, program.model, 0))
         sequences = min(sequences, feed.rows_per_epoch(0))
         with progress("evaluating", sequences, "sequences") as advance:
             scores = _pass_over(feed, sequences, batch, chance_of(opened, feed), advance)(program, params)

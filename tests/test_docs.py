@@ -9,15 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 from minilm import minilm_directory
+from small_models import small_run
+
+import bert_jax
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-def python_of(page: str) -> str:
-    """All ```python blocks of a page, one after another, each on its own lines of the page so that errors name them."""
+def python_of(page: str, kind: str = "") -> str:
+    """All ```python blocks of a page, one after another, each on its own lines of the page so that errors name them.
+
+    `kind`: a word that stands behind ```python; blocks with another one are left out.
+    """
     text = (DOCS / page).read_text(encoding="utf-8")
     code = [""] * (text.count("\n") + 1)
-    for match in re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for match in re.finditer(rf"^```python{kind and ' ' + kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         first = text.count("\n", 0, match.start(1))
         lines = match.group(1).splitlines()
         code[first : first + len(lines)] = lines
@@ -37,3 +43,28 @@ def test_an_own_head_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert names["answers"].tolist() == [1, 0, 1, 0]
     body = code[code.index("import bert_jax") : code.index("losses = []")]
     assert len([line for line in body.splitlines() if line.strip()]) <= 20
+
+
+def test_the_stablehlo_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_run(tmp_path / "run", {3: 1.0})
+    bert_jax.convert(str(tmp_path / "run"), str(tmp_path / "served"), to="stablehlo")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(python_of("models.md"), "models.md", "exec"), names)
+    expected = bert_jax.load(tmp_path / "run").apply(names["batch"])
+    np.testing.assert_allclose(names["outputs"]["pooled_output"], expected["pooled_output"], atol=1e-5)
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")  # the exporter's own, by the dozen
+def test_the_onnx_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("torch", "transformers", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module)
+    bert_jax.convert(str(minilm_directory()), str(tmp_path / "bert-base"))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(python_of("models.md", "onnx"), "models.md", "exec"), names)
+    features = bert_jax.load(tmp_path / "bert-base").features(["A dog.", "The cat sat on the mat."])
+    for row, answer in enumerate(features):
+        found = names["vectors"][row, : len(answer["tokens"])]
+        np.testing.assert_allclose(found, answer["vectors"], atol=2e-5)

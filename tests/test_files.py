@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -97,3 +98,8 @@ def test_lines_of_stdin_are_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyP
         list(files.lines_of_stdin())
     given(b"good\nx\xff\n")
     assert list(files.lines_of_stdin("replace")) == ["good", "x\ufffd"]
+
+
+def test_half_a_surrogate_pair_stays_json() -> None:
+    text = files.to_json({"text": "é\ud800"})
+    assert text.encode("utf-8") and json.loads(text) == {"text": "é\ud800"}

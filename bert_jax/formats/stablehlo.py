@@ -7,7 +7,7 @@ table, for CPU, CUDA and TPU), `model.safetensors` (the parameters, its first ar
     from jax import export
     from safetensors.numpy import load_file
 
-    program = export.deserialize(bytearray(open("OUT/model.stablehlo", "rb").read()))
+    program = export.deserialize(bytearray(Path("OUT/model.stablehlo").read_bytes()))
     batch = {"input_ids": ids, "input_mask": mask, "segment_ids": segments}  # int32 (B, T)
     outputs = jax.jit(program.call)(load_file("OUT/model.safetensors"), batch)
 """
