@@ -259,7 +259,7 @@ def evaluate(
     loaded = load_model(model)
     if "masked_lm" not in loaded.heads:
         raise BertJaxError(
-            f"{model} has no masked_lm head (it has {', '.join(loaded.heads) or 'none'}), so there is nothing to score: "
+            f"{model} has no masked_lm head (it has {', '.join(loaded.heads) or 'none'}) that could be scored: "
             "give a pre-trained model that was published with its heads"
         )
     opened = load_store(store) if store is not None else _own_store(loaded)
