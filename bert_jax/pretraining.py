@@ -287,6 +287,7 @@ def evaluate(
             f"--whole-words: store {opened.path} does not know where words begin: prepare it with --segmenter"
         )
     program = make_program(settings, 0, make_mesh(settings.mesh), vocabulary_of(loaded.tokenizer))
+    opened.verify(split)
     with tempfile.TemporaryDirectory(prefix="bert_jax_") as plans:
         feed = held_out_feed(opened, split, length, train.objective, Path(plans))
         params = program.place_params(loaded.params)

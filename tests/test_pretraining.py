@@ -151,20 +151,45 @@ def test_a_phase_that_cannot_be_is_refused_before_the_first_begins(config: Confi
     assert not (tmp_path / "run").exists()
 
 
+def _altered(store: Path, split: str) -> None:
+    file = next(store.rglob(f"{split}.tokens.npy"))
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(bytes(data))
+
+
 def test_an_altered_store_is_not_trained_on(run: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(next((run / "data").glob("store-*")), store)
     config = Config(data=Data(store=(str(store),)))
-    file = next(store.rglob("train.tokens.npy"))
-    data = bytearray(file.read_bytes())
-    data[-3] ^= 1
-    file.write_bytes(bytes(data))
+    _altered(store, "train")
     with pytest.raises(BertJaxError, match=r"train.tokens.npy was altered: its checksum"):
         bert_jax.pretrain(config, run=str(tmp_path / "run"), overrides=TINY)
     assert not (tmp_path / "run" / "run.json").exists()
     with pytest.raises(BertJaxError, match="was altered"):
         bert_jax.info(str(store), verify=True)
     assert bert_jax.info(str(next((run / "data").glob("store-*"))), verify=True)["kind"] == "store"
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_an_altered_store_is_not_scored_on(run: Path, tmp_path: Path, split: str) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(next((run / "data").glob("store-*")), store)
+    _altered(store, split)
+    with pytest.raises(BertJaxError, match=rf"{split}.tokens.npy was altered: its checksum"):
+        bert_jax.evaluate(str(run), store=str(store), split=split, length=32, batch=8)
+    other = "eval" if split == "train" else "train"  # what is not read is not waited for
+    assert bert_jax.evaluate(str(run), store=str(store), split=other, length=32, batch=8, sequences=8)["sequences"] == 8
+
+
+def test_an_altered_store_is_not_evaluated_while_training(config: Config, run: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(next((run / "data").glob("store-*")), store)
+    _altered(store, "eval")
+    where = ["--data.cache", str(run / "data"), "--evaluate.stores", f"again={store}"]
+    with pytest.raises(BertJaxError, match=r"store/shards/00000/eval.tokens.npy was altered: its checksum"):
+        bert_jax.pretrain(config, run=str(tmp_path / "run"), overrides=[*TINY, *where])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_goes_on_with_its_own_store_by_any_name(run: Path, config: Config, text: Path, tmp_path: Path) -> None:
