@@ -14,6 +14,7 @@ or a killed deletion left behind is removed when the run is opened for writing.
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -38,6 +39,7 @@ from bert_jax.train.saved_steps import (
     restore_params,
     step_directories,
 )
+from bert_jax.train.saving_errors import drop_repetitions, reason
 
 __all__ = ["Checkpoints", "Restored", "restore_params"]
 
@@ -106,8 +108,8 @@ def _together(part: Callable[[], None], directory: Path) -> Damaged | None:
     if isinstance(failure, BertJaxError):
         raise failure
     own = failure is not None and not isinstance(failure, Damaged)
-    reason = f"{type(failure).__name__}: {failure}" if own else "another process failed"
-    raise BertJaxError(f"cannot read checkpoint {directory}: {reason}; nothing was moved") from failure
+    why = reason(failure) if own else "another process failed"  # type: ignore[arg-type]
+    raise BertJaxError(f"cannot read checkpoint {directory}: {why}; nothing was moved") from failure
 
 
 class Checkpoints:
@@ -159,7 +161,7 @@ class Checkpoints:
             self._set_aside(damaged)
             state = jax.tree.unflatten(jax.tree.structure(abstract_state), [leaves[path] for path in abstract])
             return Restored(step, state, counters)
-        bad = [f"{directory.name} ({reason})" for directory, reason in damaged.items()]
+        bad = [f"{directory.name} ({why})" for directory, why in damaged.items()]
         bad += damaged_directories(self.directory)
         if bad:
             raise BertJaxError(
@@ -169,12 +171,12 @@ class Checkpoints:
         return None
 
     def _set_aside(self, damaged: Mapping[Path, str]) -> None:
-        for directory, reason in damaged.items() if jax.process_index() == 0 else ():
+        for directory, why in damaged.items() if jax.process_index() == 0 else ():
             target, count = directory.with_name(f"{directory.name}.damaged"), 1
             while target.exists():
                 count += 1
                 target = directory.with_name(f"{directory.name}.damaged-{count}")
-            warn(f"checkpoint {directory} is damaged ({reason}): renamed to {target.name}, the one before it is used")
+            warn(f"checkpoint {directory} is damaged ({why}): renamed to {target.name}, the one before it is used")
             with files.clear_errors("rename", directory):
                 directory.rename(target)
         if damaged:
@@ -217,7 +219,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until the last save is on disk. Errors: `BertJaxError` when it failed."""
-        self._finish()
+        self._finish(last=True)
         if self.last_failure:
             raise BertJaxError(f"{self.last_failure}; the checkpoints before it are intact")
 
@@ -230,6 +232,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         if self._manager is None:
+            drop_repetitions()
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(enable_async_checkpointing=True, save_interval_steps=1),
@@ -246,27 +249,28 @@ class Checkpoints:
             with contextlib.suppress(Exception):  # its background error was reported by _finish
                 manager.close()
 
-    def _finish(self) -> None:
-        """Wait for the save in progress, then drop what need not be kept."""
+    def _finish(self, last: bool = False) -> None:
+        """Wait for the save in progress, then drop what need not be kept; `last`: a failure is not warned of."""
         step, self._saving = self._saving, None
         if step is None:
             return
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            self._failed(step, error)
+            self._failed(step, error, told=not last)
             return
         self.last_failure = None
         log(f"saved checkpoint {step}")
         self._drop_old()
 
-    def _failed(self, step: int, error: Exception) -> None:
+    def _failed(self, step: int, error: Exception, told: bool = True) -> None:
         self.failures += 1
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        self.last_failure = f"cannot save checkpoint {step} under {self.directory}: {reason}"
-        warn(f"{self.last_failure}; training goes on, the older checkpoints are intact")
+        self.last_failure = f"cannot save checkpoint {step}: {reason(error)} ({self.directory})"
+        if told:
+            warn(f"{self.last_failure}; training goes on, the older checkpoints are intact")
         self._close_manager()  # it does not recover from a failed commit
         self._remove_left_overs()
+        gc.collect()  # the other arrays' failures, which nobody asked for, are dropped now rather than later
 
     def _drop_old(self) -> None:
         if jax.process_index() != 0:
