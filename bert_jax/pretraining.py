@@ -32,7 +32,7 @@ from bert_jax.train.loop import Feed, train
 from bert_jax.train.masking import vocabulary_of
 from bert_jax.train.program import Program, check_parameters, make_program
 from bert_jax.train.reconcile import as_calibrated, reconcile
-from bert_jax.train.run import Run, create_run, is_run, on_first_process, open_run, with_steps
+from bert_jax.train.run import Run, create_run, is_run, on_first_process, open_run, restore_tokenizer, with_steps
 from bert_jax.train.sharding import make_mesh, rows_per_split
 from bert_jax.train.starting import architecture_of, starting_parameters
 from bert_jax.train.state import resolve
@@ -117,9 +117,9 @@ def _as_begun(
     `written`: the model section before anything was overridden, to know what the user asked for this run.
     """
     if existing is not None and existing.initialized_from:
-        origin, tokenizer = existing.config.model, load_tokenizer(existing.tokenizer)
+        origin, fingerprint = existing.config.model, existing.fingerprints["tokenizer"]
     elif start is not None:
-        origin, tokenizer = start.config, start.tokenizer
+        origin, fingerprint = start.config, start.tokenizer.fingerprint
     else:
         return config
     names = [item.name for item in dataclasses.fields(config.model)]
@@ -128,8 +128,9 @@ def _as_begun(
     data = config.data
     if not (data.sources or data.records) or data.tokenizer is not None:
         return config
-    folder = (Path(data.cache) if data.cache else path / "data") / f"tokenizer-{tokenizer.fingerprint[:12]}"
+    folder = (Path(data.cache) if data.cache else path / "data") / f"tokenizer-{fingerprint[:12]}"
     if not folder.is_dir():
+        tokenizer = start.tokenizer if start is not None else load_tokenizer(existing.tokenizer)  # type: ignore[union-attr]
         make_directory(folder, tokenizer.save)
     return dataclasses.replace(config, data=dataclasses.replace(data, tokenizer=str(folder), vocab_size=None))
 
@@ -144,7 +145,9 @@ def _open(
         if is_run(path):
             run = open_run(path)
             with run.lock():
-                return reconcile(run, config, data.fingerprints, numerics, allow_change=change)
+                run = reconcile(run, config, data.fingerprints, numerics, allow_change=change)
+                restore_tokenizer(run, data.tokenizer)
+                return run
         # Hidden names are what a start that was killed left behind: the lock, a partial tokenizer.
         there = {item.name for item in path.iterdir() if not item.name.startswith(".")} if path.is_dir() else set()
         if there - {"data", "tokenizer"}:

@@ -316,3 +316,28 @@ def test_init_starts_from_the_parameters_of_another_run(run: Path, tmp_path: Pat
     bert_jax.pretrain(config, run=str(tmp_path / "fresh"), overrides=TINY, on_metrics=fresh.append)
     assert seen[0]["loss"] < fresh[0]["loss"]
     assert read_json(tmp_path / "run" / "run.json")["initialized_from"] == str(run)
+
+
+def test_a_lost_tokenizer_is_put_back_and_another_one_is_refused(
+    run: Path, config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    shutil.rmtree(moved / "tokenizer")
+    assert bert_jax.pretrain(config, run=str(moved), overrides=TINY)["step"] == 6
+    assert any("moved/tokenizer was missing: the run's tokenizer is put back" in line for line in caplog.messages)
+    assert bert_jax.load(str(moved)).tokenizer.fingerprint == bert_jax.load(str(run)).tokenizer.fingerprint
+
+    vocabulary = moved / "tokenizer" / "vocab.txt"
+    pieces = vocabulary.read_text(encoding="utf-8")
+    vocabulary.write_text(pieces.replace("\nb\n", "\nzz\n"), encoding="utf-8")
+    with pytest.raises(
+        BertJaxError, match=r"moved/tokenizer is another tokenizer .*: remove .*tokenizer, and"
+    ):
+        bert_jax.pretrain(config, run=str(moved), overrides=TINY)
+    vocabulary.unlink()
+    with pytest.raises(BertJaxError, match=r"moved/tokenizer.*; remove .*tokenizer, and the run's own is put back"):
+        bert_jax.pretrain(config, run=str(moved), overrides=TINY)
+    shutil.rmtree(moved / "tokenizer")
+    bert_jax.pretrain(config, run=str(moved), overrides=TINY)
+    assert vocabulary.read_text(encoding="utf-8") == pieces
