@@ -18,6 +18,7 @@ from bert_jax.config import Mesh as MeshConfig
 from bert_jax.config_files import check_values, load_config, override
 from bert_jax.console import log, progress
 from bert_jax.data.drivers import batches
+from bert_jax.data.from_sources import leaving_no_empty_cache
 from bert_jax.data.pretraining import PretrainingData, chance_of, held_out_feed, open_pretraining_data
 from bert_jax.data.store import Store, load_store
 from bert_jax.errors import BertJaxError
@@ -62,21 +63,22 @@ def pretrain(
         config = as_calibrated(existing, config)
     known = None if existing is None else existing.fingerprints.get("store")
     start = load_model(init) if init is not None else None
-    config = _as_begun(config, written, existing, start, path)
-    data = open_pretraining_data(config, path, local=jax.process_count() == 1, known_store=known)
-    config = dataclasses.replace(config, model=config.model.with_vocab_size(data.tokenizer.vocab_size))
-    mesh = make_mesh(config.mesh)
-    _check_start(start, config, data.tokenizer)
+    with leaving_no_empty_cache(path, config.data.cache):
+        config = _as_begun(config, written, existing, start, path)
+        data = open_pretraining_data(config, path, local=jax.process_count() == 1, known_store=known)
+        config = dataclasses.replace(config, model=config.model.with_vocab_size(data.tokenizer.vocab_size))
+        mesh = make_mesh(config.mesh)
+        _check_start(start, config, data.tokenizer)
 
-    # Whatever is wrong with the settings is said before a run directory is made.
-    minutes = config.train.minutes
-    if minutes is not None:
-        trial = _materials(provisional(config), data, mesh)
-        trial.check(start)
-        config = with_steps(config, calibrate(config, trial.programs, trial.feed, trial.evaluations))
-    materials = _materials(config, data, mesh)
-    materials.check(start)
-    run = _open(path, config, data, mesh, init, change, minutes)
+        # Whatever is wrong with the settings is said before a run directory is made.
+        minutes = config.train.minutes
+        if minutes is not None:
+            trial = _materials(provisional(config), data, mesh)
+            trial.check(start)
+            config = with_steps(config, calibrate(config, trial.programs, trial.feed, trial.evaluations))
+        materials = _materials(config, data, mesh)
+        materials.check(start)
+        run = _open(path, config, data, mesh, init, change, minutes)
     for name, choice in materials.programs(0).choices.items():
         log(f"{name}: {choice.value} ({choice.reason})")
     return train(

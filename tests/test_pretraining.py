@@ -331,9 +331,7 @@ def test_a_lost_tokenizer_is_put_back_and_another_one_is_refused(
     vocabulary = moved / "tokenizer" / "vocab.txt"
     pieces = vocabulary.read_text(encoding="utf-8")
     vocabulary.write_text(pieces.replace("\nb\n", "\nzz\n"), encoding="utf-8")
-    with pytest.raises(
-        BertJaxError, match=r"moved/tokenizer is another tokenizer .*: remove .*tokenizer, and"
-    ):
+    with pytest.raises(BertJaxError, match=r"moved/tokenizer is another tokenizer .*: remove .*tokenizer, and"):
         bert_jax.pretrain(config, run=str(moved), overrides=TINY)
     vocabulary.unlink()
     with pytest.raises(BertJaxError, match=r"moved/tokenizer.*; remove .*tokenizer, and the run's own is put back"):
@@ -341,3 +339,32 @@ def test_a_lost_tokenizer_is_put_back_and_another_one_is_refused(
     shutil.rmtree(moved / "tokenizer")
     bert_jax.pretrain(config, run=str(moved), overrides=TINY)
     assert vocabulary.read_text(encoding="utf-8") == pieces
+
+
+def test_a_refused_start_leaves_only_what_the_next_one_finds_again(
+    run: Path, config: Config, text: Path, tmp_path: Path
+) -> None:
+    store = str(next((run / "data").glob("store-*")))
+    wrong = [*TINY, "--mesh.data", "3"]
+    with pytest.raises(BertJaxError, match=r"mesh\.data 3"):
+        bert_jax.pretrain(Config(data=Data(store=(store,))), run=str(tmp_path / "a"), overrides=wrong)
+    several = Config(data=Data(store=(store,)))  # found after plans were made
+    batch = [*TINY, "--evaluate.batch", "3"]
+    with pytest.raises(BertJaxError, match="evaluate.batch is 3"):
+        bert_jax.pretrain(several, run=str(tmp_path / "b"), overrides=batch)
+    nothing = Config(data=Data(sources=(str(tmp_path / "none.txt"),), vocab_size=120))
+    with pytest.raises(BertJaxError, match="no such file"):
+        bert_jax.pretrain(nothing, run=str(tmp_path / "c"), overrides=TINY)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(BertJaxError, match="evaluate.batch is 3"):
+        bert_jax.pretrain(several, run=str(tmp_path / "mine"), overrides=batch)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+    with pytest.raises(BertJaxError, match="evaluate.batch is 3"):
+        bert_jax.pretrain(config, run=str(tmp_path / "d"), overrides=batch)
+    made = sorted(path.name.partition("-")[0] for path in (tmp_path / "d" / "data").iterdir())
+    assert made == [".lock", "store", "tokenizer"]
+    all_held_out = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_fraction=0.9999))
+    with pytest.raises(BertJaxError, match="fell into the held-out part"):
+        bert_jax.pretrain(all_held_out, run=str(tmp_path / "d"), overrides=TINY)
+    assert sorted(path.name.partition("-")[0] for path in (tmp_path / "d" / "data").iterdir()) == made
