@@ -6,8 +6,8 @@ nothing and touches no device. Nothing here warns: deprecated spellings are avoi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bert_jax.errors import BertJaxError
@@ -103,3 +103,20 @@ def set_mesh(mesh: jax.sharding.Mesh) -> AbstractContextManager[Any]:
     import jax
 
     return jax.set_mesh(mesh)
+
+
+@contextmanager
+def uncached_compilation() -> Iterator[None]:
+    """Inside, jax neither reads nor writes its persistent compilation cache."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    config: Any = jax.config
+    before = config.jax_enable_compilation_cache
+    config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # whether there is one is looked up once
+    try:
+        yield
+    finally:
+        config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()

@@ -75,7 +75,7 @@ def pretrain(
         if minutes is not None:
             trial = _materials(provisional(config), data, mesh)
             trial.check(start)
-            config = with_steps(config, calibrate(config, trial.programs, trial.feed, trial.evaluations))
+            config = with_steps(config, calibrate(config, trial.programs, trial.feed, trial.evaluations, path))
         materials = _materials(config, data, mesh)
         materials.check(start)
         run = _open(path, config, data, mesh, init, change, minutes)

@@ -116,12 +116,12 @@ class Checkpoints:
     """Saves and restores the state of one run under `directory`; a context manager that ends its background work.
 
     `keep` newest steps stay, and every one whose number `keep_every` divides, and the one with the lowest score.
-    `failures` counts saves that did not reach the disk.
+    `failures` counts saves that did not reach the disk; a save that did is logged if `told`.
     """
 
-    def __init__(self, directory: Path, keep: int = 3, keep_every: int | None = None):
+    def __init__(self, directory: Path, keep: int = 3, keep_every: int | None = None, told: bool = True):
         self.directory = Path(directory).absolute()
-        self.keep, self.keep_every = keep, keep_every
+        self.keep, self.keep_every, self.told = keep, keep_every, told
         self.failures = 0
         self.last_failure: str | None = None
         self._manager: Any = None
@@ -260,7 +260,8 @@ class Checkpoints:
             self._failed(step, error, told=not last)
             return
         self.last_failure = None
-        log(f"saved checkpoint {step}")
+        if self.told:
+            log(f"saved checkpoint {step}")
         self._drop_old()
 
     def _failed(self, step: int, error: Exception, told: bool = True) -> None:
