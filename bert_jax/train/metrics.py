@@ -44,6 +44,11 @@ class Counters:
     skipped_in_a_row: int = 0
     save_failures: int = 0
     warned_chance: bool = False
+    """Whether the run was judged against chance, whatever came out."""
+    judged_from: float | None = None
+    """The masked LM loss that the next judgement is compared with, None while there is none."""
+    judge_at: int = 0
+    """Not before this step, when the run was still improving at the last judgement."""
     interval: dict[str, float] = field(default_factory=dict)
     """Sums over the steps since the last line."""
     interval_updates: int = 0
