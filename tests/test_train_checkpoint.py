@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bert_jax.errors import BertJaxError
-from bert_jax.train import saved_steps
+from bert_jax.train import checkpoint, saved_steps
 from bert_jax.train.checkpoint import Checkpoints, restore_params
 
 
@@ -346,3 +347,16 @@ def test_killed_while_saving_leaves_the_step_before(tmp_path: Path) -> None:
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps()[0] == 1
         assert not list(tmp_path.glob("*tmp*"))
+
+
+def test_a_slow_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "bert_jax")
+    monkeypatch.setattr(checkpoint, "_SLOW_SECONDS", 60.0)
+    _save(tmp_path / "fast", 1)
+    assert caplog.messages == ["saved checkpoint 1"]
+    caplog.clear()
+    monkeypatch.setattr(checkpoint, "_SLOW_SECONDS", 0.05)
+    delete = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda *a, **k: (time.sleep(0.5), delete(*a, **k)))
+    _save(tmp_path / "fast", 2, keep=1)
+    assert f"waiting for checkpoint 2 to be written to {tmp_path / 'fast'}" in caplog.messages

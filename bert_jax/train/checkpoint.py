@@ -17,7 +17,8 @@ import contextlib
 import gc
 import re
 import shutil
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +44,7 @@ from bert_jax.train.saving_errors import drop_repetitions, reason
 
 __all__ = ["Checkpoints", "Restored", "restore_params"]
 
+_SLOW_SECONDS = 2.0
 _LEFT_OVER = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleted)")
 
 
@@ -219,7 +221,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until the last save is on disk. Errors: `BertJaxError` when it failed."""
-        self._finish(last=True)
+        with _told_if_slow(f"waiting for checkpoint {self._saving} to be written to {self.directory}"):
+            self._finish(last=True)
         if self.last_failure:
             raise BertJaxError(f"{self.last_failure}; the checkpoints before it are intact")
 
@@ -291,6 +294,18 @@ class Checkpoints:
             for path in self.directory.iterdir():
                 if _LEFT_OVER.fullmatch(path.name):
                     shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _told_if_slow(what: str) -> Iterator[None]:
+    """Say `what` is going on when it lasts: a busy disk takes its time to keep what it was given."""
+    timer = threading.Timer(_SLOW_SECONDS, log, (what,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _delete(directory: Path) -> None:
