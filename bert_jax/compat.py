@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import MutableMapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,3 +154,20 @@ def _processor() -> str:
     except OSError:
         known = ""
     return hashlib.sha256(" ".join([os.uname().machine, known]).encode()).hexdigest()[:8]
+
+
+@contextmanager
+def uncached_compilation() -> Iterator[None]:
+    """Inside, jax neither reads nor writes its persistent compilation cache."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    config: Any = jax.config
+    before = config.jax_enable_compilation_cache
+    config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # whether there is one is looked up once
+    try:
+        yield
+    finally:
+        config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()

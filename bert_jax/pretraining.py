@@ -18,6 +18,7 @@ from bert_jax.config import Mesh as MeshConfig
 from bert_jax.config_files import check_values, load_config, override
 from bert_jax.console import log, progress
 from bert_jax.data.drivers import batches
+from bert_jax.data.from_sources import leaving_no_empty_cache
 from bert_jax.data.pretraining import PretrainingData, chance_of, held_out_feed, open_pretraining_data
 from bert_jax.data.store import Store, load_store
 from bert_jax.errors import BertJaxError
@@ -32,7 +33,7 @@ from bert_jax.train.loop import Feed, train
 from bert_jax.train.masking import vocabulary_of
 from bert_jax.train.program import Program, check_parameters, make_program
 from bert_jax.train.reconcile import as_calibrated, reconcile
-from bert_jax.train.run import Run, create_run, is_run, on_first_process, open_run, with_steps
+from bert_jax.train.run import Run, create_run, is_run, on_first_process, open_run, restore_tokenizer, with_steps
 from bert_jax.train.sharding import make_mesh, rows_per_split
 from bert_jax.train.starting import architecture_of, starting_parameters
 from bert_jax.train.state import resolve
@@ -62,21 +63,22 @@ def pretrain(
         config = as_calibrated(existing, config)
     known = None if existing is None else existing.fingerprints.get("store")
     start = load_model(init) if init is not None else None
-    config = _as_begun(config, written, existing, start, path)
-    data = open_pretraining_data(config, path, local=jax.process_count() == 1, known_store=known)
-    config = dataclasses.replace(config, model=config.model.with_vocab_size(data.tokenizer.vocab_size))
-    mesh = make_mesh(config.mesh)
-    _check_start(start, config, data.tokenizer)
+    with leaving_no_empty_cache(path, config.data.cache):
+        config = _as_begun(config, written, existing, start, path)
+        data = open_pretraining_data(config, path, local=jax.process_count() == 1, known_store=known)
+        config = dataclasses.replace(config, model=config.model.with_vocab_size(data.tokenizer.vocab_size))
+        mesh = make_mesh(config.mesh)
+        _check_start(start, config, data.tokenizer)
 
-    # Whatever is wrong with the settings is said before a run directory is made.
-    minutes = config.train.minutes
-    if minutes is not None:
-        trial = _materials(provisional(config), data, mesh)
-        trial.check(start)
-        config = with_steps(config, calibrate(config, trial.programs, trial.feed, trial.evaluations))
-    materials = _materials(config, data, mesh)
-    materials.check(start)
-    run = _open(path, config, data, mesh, init, change, minutes)
+        # Whatever is wrong with the settings is said before a run directory is made.
+        minutes = config.train.minutes
+        if minutes is not None:
+            trial = _materials(provisional(config), data, mesh)
+            trial.check(start)
+            config = with_steps(config, calibrate(config, trial.programs, trial.feed, trial.evaluations, path))
+        materials = _materials(config, data, mesh)
+        materials.check(start)
+        run = _open(path, config, data, mesh, init, change, minutes)
     for name, choice in materials.programs(0).choices.items():
         log(f"{name}: {choice.value} ({choice.reason})")
     return train(
@@ -117,9 +119,9 @@ def _as_begun(
     `written`: the model section before anything was overridden, to know what the user asked for this run.
     """
     if existing is not None and existing.initialized_from:
-        origin, tokenizer = existing.config.model, load_tokenizer(existing.tokenizer)
+        origin, fingerprint = existing.config.model, existing.fingerprints["tokenizer"]
     elif start is not None:
-        origin, tokenizer = start.config, start.tokenizer
+        origin, fingerprint = start.config, start.tokenizer.fingerprint
     else:
         return config
     names = [item.name for item in dataclasses.fields(config.model)]
@@ -128,8 +130,9 @@ def _as_begun(
     data = config.data
     if not (data.sources or data.records) or data.tokenizer is not None:
         return config
-    folder = (Path(data.cache) if data.cache else path / "data") / f"tokenizer-{tokenizer.fingerprint[:12]}"
+    folder = (Path(data.cache) if data.cache else path / "data") / f"tokenizer-{fingerprint[:12]}"
     if not folder.is_dir():
+        tokenizer = start.tokenizer if start is not None else load_tokenizer(existing.tokenizer)  # type: ignore[union-attr]
         make_directory(folder, tokenizer.save)
     return dataclasses.replace(config, data=dataclasses.replace(data, tokenizer=str(folder), vocab_size=None))
 
@@ -144,7 +147,9 @@ def _open(
         if is_run(path):
             run = open_run(path)
             with run.lock():
-                return reconcile(run, config, data.fingerprints, numerics, allow_change=change)
+                run = reconcile(run, config, data.fingerprints, numerics, allow_change=change)
+                restore_tokenizer(run, data.tokenizer)
+                return run
         # Hidden names are what a start that was killed left behind: the lock, a partial tokenizer.
         there = {item.name for item in path.iterdir() if not item.name.startswith(".")} if path.is_dir() else set()
         if there - {"data", "tokenizer"}:
@@ -292,6 +297,7 @@ def evaluate(
             f"--whole-words: store {opened.path} does not know where words begin: prepare it with --segmenter"
         )
     program = make_program(settings, 0, make_mesh(settings.mesh), vocabulary_of(loaded.tokenizer))
+    opened.verify(split)
     with tempfile.TemporaryDirectory(prefix="bert_jax_") as plans:
         feed = held_out_feed(opened, split, length, train.objective, Path(plans))
         params = program.place_params(starting_parameters(loaded.params, program.model, 0))

@@ -402,6 +402,7 @@ def test_nothing_is_left_of_the_text(tmp_path: Path, tokenizer: Tokenizer) -> No
     match = "all 2 were left out.*lower --min-document-sentences"
     refused(match, out, [["a b", "c"]], tokenizer, workers=1, min_document_sentences=2)
     refused("all 1 documents fell into the held-out part", out, [["a"]], tokenizer, workers=1, eval_fraction=0.999999)
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]  # the same call could not go on with anything
 
 
 def test_what_is_at_the_target_is_never_replaced(corpus: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -439,6 +440,29 @@ def test_a_disk_that_takes_no_more(corpus: Path, tokenizer: Tokenizer, tmp_path:
     assert done.stdout.startswith("cannot write ")
     assert done.stdout.count("\n") == 1
     assert not (tmp_path / "s").exists()
+    partial = tmp_path / ".s.partial"  # kept only where there is something to go on with
+    assert partial.exists() == any((partial / "records").glob("*.json"))
+
+
+def test_what_can_go_on_is_kept_and_told_where(
+    many_files: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    write, names = module.write_shard, []
+
+    def full_at_the_third(name: str, units: Any) -> str:
+        names.append(name)
+        if len(names) == 3:
+            raise BertJaxError("cannot write it: No space left on device") from OSError(28, "No space left on device")
+        return str(write(name, units))
+
+    caplog.set_level("INFO", "bert_jax")
+    monkeypatch.setattr(module, "write_shard", full_at_the_third)
+    refused("No space left", tmp_path / "s", [str(many_files)], tokenizer, workers=1)
+    told = [line for line in caplog.messages if "are kept in" in line]
+    where = tmp_path / ".s.partial"
+    rest = "the same call continues with them; remove that folder to give their space back"
+    assert told == [f"2 finished shards are kept in {where}: {rest}"]
+    assert prepare([str(many_files)], tokenizer, tmp_path / "s", workers=1)["reused_shards"] == 2
 
 
 def test_the_error_of_a_worker_is_one_line(corpus: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -448,6 +472,7 @@ def test_the_error_of_a_worker_is_one_line(corpus: Path, tokenizer: Tokenizer, t
     # Far enough inside that only the worker that reads it can see it.
     (folder / "bad.txt").write_bytes(b"<doc >\nfine\n</doc>\n" * 9_999 + b"<doc >\nbroken \xff\n</doc>\n")
     refused(r"bad\.txt is not UTF-8 at byte", tmp_path / "s", [str(folder)], tokenizer, workers=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 
 def test_bytes_that_are_not_utf8_can_be_replaced(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from bert_jax.data.shard import ShardWriter
-from bert_jax.data.store import Store, load_store, write_store
+from bert_jax.data.store import Store, load_store, verify_once, write_store
 from bert_jax.errors import BertJaxError
 
 
@@ -215,6 +216,33 @@ def test_an_altered_byte_is_found_by_verify_only(store: Store) -> None:
     with pytest.raises(BertJaxError, match=r"shards/00000/train\.word_starts\.npy was altered") as error:
         load_store(store.path).verify()
     one_line(error)
+    load_store(store.path).verify("eval")
+    with pytest.raises(BertJaxError, match=r"train\.word_starts\.npy was altered"):
+        load_store(store.path).verify("train")
+
+
+def test_a_store_is_read_once_and_again_when_a_file_changed(store: Store, tmp_path: Path) -> None:
+    verify_once(store, tmp_path)
+    path = store.path / "shards" / "00000" / "eval.tokens.npy"
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    verify_once(store, tmp_path)  # by size and time the same file: not read again
+    with pytest.raises(BertJaxError, match="was altered"):
+        verify_once(store, tmp_path, "eval")  # noted by itself
+    os.utime(path)
+    with pytest.raises(BertJaxError, match="was altered"):
+        verify_once(store, tmp_path)
+
+
+def test_a_note_that_cannot_be_written_or_read_is_none(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    verify_once(store, tmp_path / "file")
+    verify_once(store, tmp_path)
+    next(tmp_path.glob("verified-*")).write_text("{")
+    verify_once(store, tmp_path)
 
 
 def test_the_manifest_of_another_store_is_refused(store: Store, tmp_path: Path) -> None:

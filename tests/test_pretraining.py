@@ -151,20 +151,45 @@ def test_a_phase_that_cannot_be_is_refused_before_the_first_begins(config: Confi
     assert not (tmp_path / "run").exists()
 
 
+def _altered(store: Path, split: str) -> None:
+    file = next(store.rglob(f"{split}.tokens.npy"))
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(bytes(data))
+
+
 def test_an_altered_store_is_not_trained_on(run: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(next((run / "data").glob("store-*")), store)
     config = Config(data=Data(store=(str(store),)))
-    file = next(store.rglob("train.tokens.npy"))
-    data = bytearray(file.read_bytes())
-    data[-3] ^= 1
-    file.write_bytes(bytes(data))
+    _altered(store, "train")
     with pytest.raises(BertJaxError, match=r"train.tokens.npy was altered: its checksum"):
         bert_jax.pretrain(config, run=str(tmp_path / "run"), overrides=TINY)
     assert not (tmp_path / "run" / "run.json").exists()
     with pytest.raises(BertJaxError, match="was altered"):
         bert_jax.info(str(store), verify=True)
     assert bert_jax.info(str(next((run / "data").glob("store-*"))), verify=True)["kind"] == "store"
+
+
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_an_altered_store_is_not_scored_on(run: Path, tmp_path: Path, split: str) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(next((run / "data").glob("store-*")), store)
+    _altered(store, split)
+    with pytest.raises(BertJaxError, match=rf"{split}.tokens.npy was altered: its checksum"):
+        bert_jax.evaluate(str(run), store=str(store), split=split, length=32, batch=8)
+    other = "eval" if split == "train" else "train"  # what is not read is not waited for
+    assert bert_jax.evaluate(str(run), store=str(store), split=other, length=32, batch=8, sequences=8)["sequences"] == 8
+
+
+def test_an_altered_store_is_not_evaluated_while_training(config: Config, run: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(next((run / "data").glob("store-*")), store)
+    _altered(store, "eval")
+    where = ["--data.cache", str(run / "data"), "--evaluate.stores", f"again={store}"]
+    with pytest.raises(BertJaxError, match=r"store/shards/00000/eval.tokens.npy was altered: its checksum"):
+        bert_jax.pretrain(config, run=str(tmp_path / "run"), overrides=[*TINY, *where])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_goes_on_with_its_own_store_by_any_name(run: Path, config: Config, text: Path, tmp_path: Path) -> None:
@@ -329,3 +354,55 @@ def test_positions_grow_when_asked(text: Path, tmp_path: Path) -> None:
         bert_jax.pretrain(config, overrides=settings, **where)
     bert_jax.pretrain(config, overrides=[*settings, "--model.max-position-embeddings", "96"], **where)
     assert bert_jax.load(tmp_path / "run").config.max_position_embeddings == 96
+
+
+def test_a_lost_tokenizer_is_put_back_and_another_one_is_refused(
+    run: Path, config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    shutil.rmtree(moved / "tokenizer")
+    assert bert_jax.pretrain(config, run=str(moved), overrides=TINY)["step"] == 6
+    assert any("moved/tokenizer was missing: the run's tokenizer is put back" in line for line in caplog.messages)
+    assert bert_jax.load(str(moved)).tokenizer.fingerprint == bert_jax.load(str(run)).tokenizer.fingerprint
+
+    vocabulary = moved / "tokenizer" / "vocab.txt"
+    pieces = vocabulary.read_text(encoding="utf-8")
+    vocabulary.write_text(pieces.replace("\nb\n", "\nzz\n"), encoding="utf-8")
+    with pytest.raises(BertJaxError, match=r"moved/tokenizer is another tokenizer .*: remove .*tokenizer, and"):
+        bert_jax.pretrain(config, run=str(moved), overrides=TINY)
+    vocabulary.unlink()
+    with pytest.raises(BertJaxError, match=r"moved/tokenizer.*; remove .*tokenizer, and the run's own is put back"):
+        bert_jax.pretrain(config, run=str(moved), overrides=TINY)
+    shutil.rmtree(moved / "tokenizer")
+    bert_jax.pretrain(config, run=str(moved), overrides=TINY)
+    assert vocabulary.read_text(encoding="utf-8") == pieces
+
+
+def test_a_refused_start_leaves_only_what_the_next_one_finds_again(
+    run: Path, config: Config, text: Path, tmp_path: Path
+) -> None:
+    store = str(next((run / "data").glob("store-*")))
+    wrong = [*TINY, "--mesh.data", "3"]
+    with pytest.raises(BertJaxError, match=r"mesh\.data 3"):
+        bert_jax.pretrain(Config(data=Data(store=(store,))), run=str(tmp_path / "a"), overrides=wrong)
+    several = Config(data=Data(store=(store,)))  # found after plans were made
+    batch = [*TINY, "--evaluate.batch", "3"]
+    with pytest.raises(BertJaxError, match="evaluate.batch is 3"):
+        bert_jax.pretrain(several, run=str(tmp_path / "b"), overrides=batch)
+    nothing = Config(data=Data(sources=(str(tmp_path / "none.txt"),), vocab_size=120))
+    with pytest.raises(BertJaxError, match="no such file"):
+        bert_jax.pretrain(nothing, run=str(tmp_path / "c"), overrides=TINY)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(BertJaxError, match="evaluate.batch is 3"):
+        bert_jax.pretrain(several, run=str(tmp_path / "mine"), overrides=batch)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
+
+    with pytest.raises(BertJaxError, match="evaluate.batch is 3"):
+        bert_jax.pretrain(config, run=str(tmp_path / "d"), overrides=batch)
+    made = sorted(path.name.partition("-")[0] for path in (tmp_path / "d" / "data").iterdir())
+    assert made == [".lock", "store", "tokenizer"]
+    all_held_out = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_fraction=0.9999))
+    with pytest.raises(BertJaxError, match="fell into the held-out part"):
+        bert_jax.pretrain(all_held_out, run=str(tmp_path / "d"), overrides=TINY)
+    assert sorted(path.name.partition("-")[0] for path in (tmp_path / "d" / "data").iterdir()) == made

@@ -154,3 +154,13 @@ def test_an_option_of_the_other_kind_is_refused(store: Path, tmp_path: Path) -> 
     for option in ({"length": 64}, {"batch": 8}, {"seed": 0}, {"whole_words": True}):
         with pytest.raises(UsageError, match=rf"--{next(iter(option)).replace('_', '-')} is for a token store, and"):
             list(show(tmp_path, **option))  # type: ignore[arg-type]
+
+
+def test_an_altered_store_is_not_shown(tmp_path: Path) -> None:
+    store = lengths_store(tmp_path / "store", drawn_documents(10)).path
+    file = next(store.rglob("train.tokens.npy"))
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(BertJaxError, match=r"train.tokens.npy was altered"):
+        next(show(store, length=48))

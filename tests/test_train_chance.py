@@ -7,7 +7,14 @@ import math
 import pytest
 
 from bert_jax.config_files import load_config
-from bert_jax.train.chance import chance_text, expected_first_loss, first_loss_warning, patience_steps, stuck_warning
+from bert_jax.train.chance import (
+    chance_text,
+    expected_first_loss,
+    first_loss_warning,
+    patience_steps,
+    still_improving,
+    stuck_warning,
+)
 from bert_jax.train.schedule import stretches
 
 
@@ -30,10 +37,24 @@ def test_stuck_is_no_better_than_guessing_by_frequency() -> None:
 
 
 def test_patience_is_three_warm_ups_and_a_tenth_of_the_run() -> None:
-    assert patience_steps(100, 1000) == 300
-    assert patience_steps(10, 1000) == 100
-    assert patience_steps(0, 1000) == 100
+    assert patience_steps(1000, 10_000) == 3000
+    assert patience_steps(100, 10_000) == 1000
+    assert patience_steps(0, 10_000) == 1000
     assert patience_steps(400, 1000) == 1000  # a long warm-up is looked at when it is over
+
+
+def test_short_runs_are_not_judged() -> None:
+    assert patience_steps(10, 1000) == 500
+    for steps in (1, 6, 20, 300, 499):
+        assert patience_steps(steps // 10, steps) > steps
+
+
+def test_a_run_that_still_improves() -> None:
+    assert still_improving(8.0, 7.0)
+    assert not still_improving(7.0, 6.95)  # within what two lines differ by anyway
+    assert not still_improving(7.0, 7.1)
+    assert not still_improving(None, 7.0)
+    assert not still_improving(7.0, None)
 
 
 def test_patience_is_of_the_first_schedule() -> None:

@@ -34,8 +34,9 @@ from tiny_training import (
 
 from bert_jax.config import Checkpoint, Config, Log
 from bert_jax.errors import EXIT_STOPPED, BertJaxError
+from bert_jax.train import chance, loop
 from bert_jax.train.checkpoint import restore_params
-from bert_jax.train.metrics import read_metrics
+from bert_jax.train.metrics import Counters, read_metrics
 
 TIMES = ("time", "elapsed_seconds", "sequences_per_second", "real_tokens_per_second", "mfu")
 
@@ -313,8 +314,15 @@ def test_single_nans_are_skipped_and_reported(tmp_path: Path, caplog: pytest.Log
 # --- what it says ----------------------------------------------------------------------------------------------------
 
 
-def test_chance_is_stated_and_a_stuck_model_warned_about_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_chance_is_stated_and_a_stuck_model_warned_about_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level("INFO", "bert_jax")
+    run_tiny(tmp_path / "short", tiny_config(), chance={"chance_mlm_loss": 0.5})
+    assert not [line for line in caplog.messages if "warning" in line]  # 24 steps say nothing
+    caplog.clear()
+    monkeypatch.setattr(chance, "_FEWEST_STEPS", 4)
+    monkeypatch.setattr(chance, "_IMPROVING", 1.0)
     run_tiny(tmp_path / "stuck", tiny_config(), chance={"chance_mlm_loss": 0.5}, on_metrics=_signal_at(12))
     run_tiny(tmp_path / "stuck", tiny_config(), chance={"chance_mlm_loss": 0.5})
     assert sum("no better than guessing" in line for line in caplog.messages) == 1
@@ -322,6 +330,29 @@ def test_chance_is_stated_and_a_stuck_model_warned_about_once(tmp_path: Path, ca
     caplog.clear()
     run_tiny(tmp_path / "learns", tiny_config(), chance={"chance_mlm_loss": 3.4})
     assert not [line for line in caplog.messages if "warning" in line]
+
+
+def _judged(losses: dict[int, float], caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The warnings about these losses, by step, of a run of 10,000 steps without warm-up, where chance costs 7."""
+    config, counters = tiny_config(10_000), Counters()
+    for step, loss in losses.items():
+        counters = Counters.from_dict(json.loads(json.dumps(counters.to_dict())))  # each line after a resume
+        line = {"step": step, "loss": loss, "mlm_loss": loss}
+        loop._warn_if_no_better_than_chance(line, config, counters, {"chance_mlm_loss": 7.0}, True)
+    found = list(caplog.messages)
+    caplog.clear()
+    return found
+
+
+def test_a_run_that_still_improves_is_not_called_stuck(caplog: pytest.LogCaptureFixture) -> None:
+    patience = chance.patience_steps(loop.stretches(tiny_config(10_000))[0].warmup_steps, 10_000)
+    half = patience // 2
+    assert not _judged({half: 9.0, patience: 7.5, 2 * patience: 6.5}, caplog)
+    assert not _judged({half: 9.0, patience: 6.9, 2 * patience: 7.5}, caplog)  # judged once
+    (text,) = _judged({half: 7.11, patience: 7.1, 2 * patience: 7.1}, caplog)
+    assert f"at step {patience} mlm_loss is 7.100, no better" in text
+    (text,) = _judged({half: 9.0, patience: 7.5, patience + 50: 7.5, 2 * patience: 7.45, 3 * patience: 7.4}, caplog)
+    assert f"at step {2 * patience} mlm_loss is 7.450, no better" in text  # it had as long again
 
 
 def test_a_first_loss_that_cannot_be_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -373,7 +404,7 @@ def test_failed_saves_do_not_stop_training_but_are_told(
     monkeypatch.setattr(
         ocp.CheckpointManager, "save", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left"))
     )
-    with pytest.raises(BertJaxError, match="cannot save checkpoint 24 .*No space left"):
+    with pytest.raises(BertJaxError, match="cannot save checkpoint 24: No space left"):
         run_tiny(tmp_path / "full", tiny_config())
 
 

@@ -6,7 +6,10 @@ vocabulary size or another segmenter is another store. Made under a lock and ren
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from bert_jax.config import Data
@@ -17,6 +20,31 @@ from bert_jax.data.sources import Source, open_sources
 from bert_jax.errors import BertJaxError
 from bert_jax.files import digest, lock
 from bert_jax.text.tokenizer import load_tokenizer
+
+
+@contextlib.contextmanager
+def leaving_no_empty_cache(run: Path, cache: str | None) -> Iterator[None]:
+    """After an error before there is a run: remove the plans, locks and folders that its start made under `run`.
+
+    What was made from sources stays, for the next start to find; so does a `cache` of the user's own.
+    """
+    existed = run.is_dir()
+    try:
+        yield
+    except BaseException:
+        if cache is None and not (run / "run.json").exists():
+            _remove_empty(run, existed)
+        raise
+
+
+def _remove_empty(run: Path, existed: bool) -> None:
+    data = run / "data"
+    shutil.rmtree(data / "plans", ignore_errors=True)
+    with contextlib.suppress(OSError):
+        if {path.name for path in data.iterdir()} <= {".lock"}:
+            shutil.rmtree(data)
+        if not existed:
+            run.rmdir()
 
 
 def store_from_sources(data: Data, cache: str | os.PathLike[str]) -> Path:

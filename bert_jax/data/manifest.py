@@ -73,11 +73,14 @@ def content_fingerprint(manifest: Mapping[str, Any]) -> str:
     return digest({**content, "tokenizer": tokenizer})
 
 
-def file_entries(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """`{path inside the store: {"bytes", "sha256"}}` of every file but the manifest."""
+def file_entries(manifest: Mapping[str, Any], split: str | None = None) -> dict[str, dict[str, Any]]:
+    """`{path inside the store: {"bytes", "sha256"}}` of every file but the manifest; of one split alone with `split`
+    (and of the tokenizer)."""
     entries = {f"tokenizer/{name}": entry for name, entry in manifest["tokenizer"]["files"].items()}
     for record in manifest["shards"]:
-        entries |= {f"shards/{record['name']}/{name}": entry for name, entry in record["files"].items()}
+        for name, entry in record["files"].items():
+            if split is None or name.startswith(f"{split}."):
+                entries[f"shards/{record['name']}/{name}"] = entry
     return entries
 
 

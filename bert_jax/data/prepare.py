@@ -27,7 +27,7 @@ from bert_jax.data.sources import WHOLE_BYTES, Source, SourceSpec, open_sources
 from bert_jax.data.statistics import CHINESE_LIMIT, Statistics, summarise, table_of, warnings_of
 from bert_jax.data.store import Store, load_store, partial_path
 from bert_jax.data.streams import EncodingErrors, Unit
-from bert_jax.data.worker import Job, hash_lines, initialise, is_finished, release, write_shard
+from bert_jax.data.worker import Hopeless, Job, hash_lines, initialise, is_finished, release, write_shard
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors, digest, lock, read_json, require_absent, write_json
 from bert_jax.text.interface import Tokenizer
@@ -75,7 +75,8 @@ def prepare(
     reused_shards workers seconds megabytes_per_second`.
 
     Errors: `BertJaxError`, one line each, for sources that are missing, empty or not UTF-8, for an `out` that exists,
-    a disk that is full, a worker that was killed. `out` then does not exist.
+    a disk that is full, a worker that was killed. `out` then does not exist. What was finished is kept beside it, and
+    told, when the same call can go on with it.
     """
     started = time.monotonic()
     target = Path(os.path.abspath(out))
@@ -88,12 +89,11 @@ def prepare(
     job = Job(partial_path(target), eval_fraction, segmenter, min_document_sentences, drop_repeated_lines)
     plan = _plan(source, tokenizer, job, encoding_errors, lengths, len(shards))
     workers = workers or available_cores()
-    with lock(job.root / "lock", wait=False):
+    with lock(job.root / "lock", wait=False), _keeping_what_is_finished(job):
         require_absent(target)
         reused = _start_or_continue(job, plan, tokenizer, shards)
         if not (job.root / "manifest.json").is_file():
-            with _keeping_what_is_finished(job):
-                _make_shards(job, shards, min(workers, len(shards)))
+            _make_shards(job, shards, min(workers, len(shards)))
             _finish(job, plan, tokenizer, [name for name, _ in shards], lengths)
         _check(job.root, verify)
         _rename(job.root, target)
@@ -195,13 +195,18 @@ def _modified(shards: Shards) -> list[list[Any]]:
 
 @contextlib.contextmanager
 def _keeping_what_is_finished(job: Job) -> Iterator[None]:
-    """Say after a failure or an interrupt that the work is not lost."""
+    """Say after a failure or an interrupt where the work lies; remove what the same call could not go on with."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         count = len(list((job.root / "records").glob("*.json")))
-        if count:
-            log(f"{count} finished shards are kept in {job.root}: the same call continues with them")
+        if isinstance(error, Hopeless) or not (count or any((job.root / "lines").glob("*.npy"))):
+            shutil.rmtree(job.root, ignore_errors=True)
+        else:
+            log(
+                f"{count} finished shards are kept in {job.root}: the same call continues with them; "
+                "remove that folder to give their space back"
+            )
         raise
     finally:
         release()
@@ -237,13 +242,11 @@ def _finish(job: Job, plan: dict[str, Any], tokenizer: Tokenizer, names: list[st
     if not statistics.counts["documents"]:
         dropped = statistics.counts["dropped_documents"]
         why = f": all {dropped:,} were left out (too short, or nothing but repeated lines)" if dropped else ""
-        raise BertJaxError(
-            f"{plan['sources']} gives no documents{why}; lower --min-document-sentences or give more text"
-        )
+        raise Hopeless(f"{plan['sources']} gives no documents{why}; lower --min-document-sentences or give more text")
     summary = summarise(statistics, lambda number: tokenizer.pieces([number])[0], lengths)
     records = [read_json(job.record(name))["shard"] for name in names]
     if not sum(record["train"]["documents"] for record in records):
-        raise BertJaxError(
+        raise Hopeless(
             f"all {summary['documents']} documents fell into the held-out part: lower --eval-fraction or give more text"
         )
     word_starts = _word_starts(tokenizer, statistics, plan["segmenter"])

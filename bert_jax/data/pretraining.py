@@ -25,6 +25,7 @@ from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 PAIR_SEED_OF_EVALUATION = 0
 """Pairs and order of held-out examples: the same for every model, so that models can be compared."""
+EVALUATED_SPLIT = "eval"
 _PHASE_STRIDE = 0x9E3779B9
 
 
@@ -102,7 +103,9 @@ class PretrainingData:
 
     def evaluation_feed(self, name: str, length: int) -> AnyFeed:
         """The held-out examples of one evaluation store, by position."""
-        return held_out_feed(self.evaluation_stores[name], "eval", length, self.config.train.objective, self.plans)
+        return held_out_feed(
+            self.evaluation_stores[name], EVALUATED_SPLIT, length, self.config.train.objective, self.plans
+        )
 
     def chance(self) -> dict[str, float | None]:
         """What a model that has learned nothing would score: see `chance_of`."""
@@ -122,15 +125,13 @@ class PretrainingData:
         }
 
 
-def open_pretraining_data(
-    config: Config, run: Path, local: bool, known_store: str | None = None, verify: bool = True
-) -> PretrainingData:
+def open_pretraining_data(config: Config, run: Path, local: bool, known_store: str | None = None) -> PretrainingData:
     """Open (and, from `data.sources`, first make) what `config` reads; `local`: one process and a local run.
 
     `known_store`: the fingerprint of the store that a run began with; one made from sources is not made again.
-    `verify`: read every file of a store once and compare its checksum, before anything is trained on it.
-    Errors: `BertJaxError` when nothing or too much is named, stores do not fit each other, or a mask needs word starts
-    that a store does not have.
+    Every file that is trained on, and the held-out files of stores that are only evaluated, are read once and their
+    checksums compared. Errors: `BertJaxError` when nothing or too much is named, stores do not fit each other, a mask
+    needs word starts that a store does not have, or a file was altered.
     """
     data = config.data
     named = [name for name in ("store", "sources", "records") if getattr(data, name)]
@@ -154,15 +155,16 @@ def open_pretraining_data(
         raise BertJaxError("data.records needs --data.tokenizer: the vocabulary its ids were made with")
     tokenizer = load_tokenizer(data.tokenizer if data.records else stores[0].tokenizer_path)  # type: ignore[arg-type]
     _check_stores(config, stores, tokenizer)
-    if verify:
-        for store in stores:
-            verify_once(store, cache / "plans")
     if data.records:
         _check_records(config)
     records = tuple(path for pattern in data.records for path in sorted(glob.glob(pattern)) or [pattern])
-    return PretrainingData(
-        config, tokenizer, stores, weights, records, _evaluation_stores(config, stores, tokenizer), cache / "plans"
-    )
+    evaluated = _evaluation_stores(config, stores, tokenizer)
+    for store in stores:
+        verify_once(store, cache / "plans")
+    for store in evaluated.values():
+        if store not in stores:
+            verify_once(store, cache / "plans", EVALUATED_SPLIT)
+    return PretrainingData(config, tokenizer, stores, weights, records, evaluated, cache / "plans")
 
 
 def _made_before(data: Data, cache: Path, fingerprint: str | None) -> Path | None:

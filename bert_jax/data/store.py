@@ -28,6 +28,7 @@ one address per segment, not per token.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,9 +183,16 @@ class Store:
             raise BertJaxError(f"{self.path} has no split {name!r}: expected one of {', '.join(SPLITS)}")
         return self._splits[name]
 
-    def verify(self) -> None:
-        """Read every file and compare its checksum. Errors: `BertJaxError` naming the first that differs."""
-        for name, entry in file_entries(self.manifest).items():
+    def verify(self, split: str | None = None) -> None:
+        """Read every file (of one split alone: its files and the tokenizer's) and compare its checksum.
+
+        Errors: `BertJaxError` naming the first that differs.
+        """
+        entries = file_entries(self.manifest, split)
+        size = sum(entry["bytes"] for entry in entries.values())
+        if size > _WORTH_A_LINE:
+            log(f"comparing the checksums of {self.path} ({size / 1e9:.1f} GB)")
+        for name, entry in entries.items():
             if sha256(self.path / name) != entry["sha256"]:
                 raise BertJaxError(f"{self.path / name} was altered: its checksum is not the manifest's; {REMEDY}")
 
@@ -211,18 +219,17 @@ def load_store(path: str | Path) -> Store:
     return Store(root, manifest)
 
 
-def verify_once(store: Store, cache: Path) -> None:
-    """`store.verify()`, unless the very files (by size and time) were found whole before; noted under `cache`."""
-    files = {name: (store.path / name).stat() for name in file_entries(store.manifest)}
+def verify_once(store: Store, cache: Path, split: str | None = None) -> None:
+    """`store.verify(split)`, unless the very files (by size and time) were found whole before; noted under `cache`."""
+    files = {name: (store.path / name).stat() for name in file_entries(store.manifest, split)}
     state = digest([store.fingerprint, {name: [found.st_size, found.st_mtime_ns] for name, found in files.items()}])
-    note = cache / f"verified-{digest(str(store.path.resolve()))[:16]}.json"
-    if note.is_file() and read_json(note).get("state") == state:
-        return
-    size = sum(found.st_size for found in files.values())
-    if size > _WORTH_A_LINE:
-        log(f"comparing the checksums of {store.path} ({size / 1e9:.1f} GB), once")
-    store.verify()
-    write_json(note, {"state": state})
+    note = cache / f"verified-{digest([str(store.path.resolve()), split])[:16]}.json"
+    with contextlib.suppress(BertJaxError):  # a note that cannot be read is none
+        if read_json(note) == {"state": state}:
+            return
+    store.verify(split)
+    with contextlib.suppress(BertJaxError):  # where nothing can be written they are read again the next time
+        write_json(note, {"state": state})
 
 
 def partial_path(out: Path) -> Path:

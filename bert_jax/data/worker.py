@@ -14,12 +14,17 @@ from bert_jax.data.shard import NpyStream, ShardWriter, hashes_of, is_eval
 from bert_jax.data.sources import read_unit
 from bert_jax.data.statistics import Statistics
 from bert_jax.data.streams import Unit
+from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors, read_json, sha256, write_json
 from bert_jax.text.interface import Tokenizer
 from bert_jax.text.segmenters import load_segmenter
 from bert_jax.text.tokenizer import load_tokenizer
 
 _BATCH_CHARACTERS = 1 << 18
+
+
+class Hopeless(BertJaxError):
+    """What the same call would meet again: no reason to keep what was finished before it."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ def _batches(units: Sequence[Unit]) -> Iterator[list[list[str]]]:
     batch: list[list[str]] = []
     characters = 0
     for unit in units:
-        for document in read_unit(unit):
+        for document in _documents(unit):
             batch.append(document)
             characters += sum(map(len, document))
             if characters >= _BATCH_CHARACTERS:
@@ -150,6 +155,14 @@ def _batches(units: Sequence[Unit]) -> Iterator[list[list[str]]]:
                 batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _documents(unit: Unit) -> Iterator[list[str]]:
+    """Errors: `Hopeless` for text that is not as its kind says; `BertJaxError` where the system refused to read it."""
+    try:
+        yield from read_unit(unit)
+    except BertJaxError as error:
+        raise error if isinstance(error.__cause__, OSError) else Hopeless(str(error)) from error
 
 
 class _Batch:

@@ -191,5 +191,5 @@ def shown_step(config: Config, folder: Path, step: int, known_store: str | None 
     if step >= config.total_steps:
         raise BertJaxError(f"step {step} is not one of this run's: it has steps 0 to {config.total_steps - 1}")
     phase_index = config.span_at(step).phase
-    data = open_pretraining_data(config, folder, local=True, known_store=known_store, verify=False)
+    data = open_pretraining_data(config, folder, local=True, known_store=known_store)
     return Shown(config, phase_index, data.train_feed(phase_index), data.tokenizer, data.fingerprints)

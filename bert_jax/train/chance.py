@@ -11,6 +11,10 @@ import math
 from collections.abc import Mapping
 
 _FIRST_LOSS_TOLERANCE = 0.5
+_FEWEST_STEPS = 500
+"""No run is judged before so many steps: to unlearn the even guess of fresh parameters takes hundreds."""
+_IMPROVING = 0.02
+"""Share by which the loss falls, over half of the time or more, in a run that still learns."""
 
 
 def expected_first_loss(vocab_size: int, objective: str) -> float:
@@ -47,8 +51,13 @@ def chance_text(chance: Mapping[str, float | None], vocab_size: int, objective: 
 
 def patience_steps(warmup_steps: int, steps: int) -> int:
     """After how many steps a model should beat chance: three warm-ups, no less than a tenth of the first schedule's
-    `steps`, and no more than all of them."""
-    return min(steps, math.ceil(max(3 * warmup_steps, steps / 10)))
+    `steps`, and no more than all of them; never before step 500, so that a shorter run is not judged at all."""
+    return max(_FEWEST_STEPS, min(steps, math.ceil(max(3 * warmup_steps, steps / 10))))
+
+
+def still_improving(before: float | None, mlm_loss: float | None) -> bool:
+    """Whether the masked LM loss fell clearly since `before`, that of half as many steps."""
+    return before is not None and mlm_loss is not None and mlm_loss < before * (1 - _IMPROVING)
 
 
 def stuck_warning(mlm_loss: float | None, chance: Mapping[str, float | None], step: int) -> str | None:

@@ -14,9 +14,11 @@ or a killed deletion left behind is removed when the run is opened for writing.
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 import shutil
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,9 +40,11 @@ from bert_jax.train.saved_steps import (
     restore_params,
     step_directories,
 )
+from bert_jax.train.saving_errors import drop_repetitions, reason
 
 __all__ = ["Checkpoints", "Restored", "restore_params"]
 
+_SLOW_SECONDS = 2.0
 _LEFT_OVER = re.compile(r"\d+\.(orbax-checkpoint-tmp.*|deleted)")
 
 
@@ -106,20 +110,20 @@ def _together(part: Callable[[], None], directory: Path) -> Damaged | None:
     if isinstance(failure, BertJaxError):
         raise failure
     own = failure is not None and not isinstance(failure, Damaged)
-    reason = f"{type(failure).__name__}: {failure}" if own else "another process failed"
-    raise BertJaxError(f"cannot read checkpoint {directory}: {reason}; nothing was moved") from failure
+    why = reason(failure) if own else "another process failed"  # type: ignore[arg-type]
+    raise BertJaxError(f"cannot read checkpoint {directory}: {why}; nothing was moved") from failure
 
 
 class Checkpoints:
     """Saves and restores the state of one run under `directory`; a context manager that ends its background work.
 
     `keep` newest steps stay, and every one whose number `keep_every` divides, and the one with the lowest score.
-    `failures` counts saves that did not reach the disk.
+    `failures` counts saves that did not reach the disk; a save that did is logged if `told`.
     """
 
-    def __init__(self, directory: Path, keep: int = 3, keep_every: int | None = None):
+    def __init__(self, directory: Path, keep: int = 3, keep_every: int | None = None, told: bool = True):
         self.directory = Path(directory).absolute()
-        self.keep, self.keep_every = keep, keep_every
+        self.keep, self.keep_every, self.told = keep, keep_every, told
         self.failures = 0
         self.last_failure: str | None = None
         self._manager: Any = None
@@ -159,7 +163,7 @@ class Checkpoints:
             self._set_aside(damaged)
             state = jax.tree.unflatten(jax.tree.structure(abstract_state), [leaves[path] for path in abstract])
             return Restored(step, state, counters)
-        bad = [f"{directory.name} ({reason})" for directory, reason in damaged.items()]
+        bad = [f"{directory.name} ({why})" for directory, why in damaged.items()]
         bad += damaged_directories(self.directory)
         if bad:
             raise BertJaxError(
@@ -169,12 +173,12 @@ class Checkpoints:
         return None
 
     def _set_aside(self, damaged: Mapping[Path, str]) -> None:
-        for directory, reason in damaged.items() if jax.process_index() == 0 else ():
+        for directory, why in damaged.items() if jax.process_index() == 0 else ():
             target, count = directory.with_name(f"{directory.name}.damaged"), 1
             while target.exists():
                 count += 1
                 target = directory.with_name(f"{directory.name}.damaged-{count}")
-            warn(f"checkpoint {directory} is damaged ({reason}): renamed to {target.name}, the one before it is used")
+            warn(f"checkpoint {directory} is damaged ({why}): renamed to {target.name}, the one before it is used")
             with files.clear_errors("rename", directory):
                 directory.rename(target)
         if damaged:
@@ -217,7 +221,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until the last save is on disk. Errors: `BertJaxError` when it failed."""
-        self._finish()
+        with _told_if_slow(f"waiting for checkpoint {self._saving} to be written to {self.directory}"):
+            self._finish(last=True)
         if self.last_failure:
             raise BertJaxError(f"{self.last_failure}; the checkpoints before it are intact")
 
@@ -230,6 +235,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         if self._manager is None:
+            drop_repetitions()
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(enable_async_checkpointing=True, save_interval_steps=1),
@@ -246,27 +252,29 @@ class Checkpoints:
             with contextlib.suppress(Exception):  # its background error was reported by _finish
                 manager.close()
 
-    def _finish(self) -> None:
-        """Wait for the save in progress, then drop what need not be kept."""
+    def _finish(self, last: bool = False) -> None:
+        """Wait for the save in progress, then drop what need not be kept; `last`: a failure is not warned of."""
         step, self._saving = self._saving, None
         if step is None:
             return
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            self._failed(step, error)
+            self._failed(step, error, told=not last)
             return
         self.last_failure = None
-        log(f"saved checkpoint {step}")
+        if self.told:
+            log(f"saved checkpoint {step}")
         self._drop_old()
 
-    def _failed(self, step: int, error: Exception) -> None:
+    def _failed(self, step: int, error: Exception, told: bool = True) -> None:
         self.failures += 1
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        self.last_failure = f"cannot save checkpoint {step} under {self.directory}: {reason}"
-        warn(f"{self.last_failure}; training goes on, the older checkpoints are intact")
+        self.last_failure = f"cannot save checkpoint {step}: {reason(error)} ({self.directory})"
+        if told:
+            warn(f"{self.last_failure}; training goes on, the older checkpoints are intact")
         self._close_manager()  # it does not recover from a failed commit
         self._remove_left_overs()
+        gc.collect()  # the other arrays' failures, which nobody asked for, are dropped now rather than later
 
     def _drop_old(self) -> None:
         if jax.process_index() != 0:
@@ -286,6 +294,18 @@ class Checkpoints:
             for path in self.directory.iterdir():
                 if _LEFT_OVER.fullmatch(path.name):
                     shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _told_if_slow(what: str) -> Iterator[None]:
+    """Say `what` is going on when it lasts: a busy disk takes its time to keep what it was given."""
+    timer = threading.Timer(_SLOW_SECONDS, log, (what,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _delete(directory: Path) -> None:

@@ -22,7 +22,7 @@ from bert_jax import files
 from bert_jax.config import Config
 from bert_jax.console import log, progress, warn
 from bert_jax.errors import BertJaxError
-from bert_jax.train.chance import chance_text, first_loss_warning, patience_steps, stuck_warning
+from bert_jax.train.chance import chance_text, first_loss_warning, patience_steps, still_improving, stuck_warning
 from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.digests import leaves_by_path
 from bert_jax.train.evaluation import Evaluation, opened
@@ -243,11 +243,20 @@ def _warn_if_no_better_than_chance(
         if text:
             warn(text)
     first = stretches(config)[0]
-    if not counters.warned_chance and step >= patience_steps(first.warmup_steps, first.steps):
-        counters.warned_chance = True  # looked at once, whatever came out
-        text = stuck_warning(line["mlm_loss"], chance, step)
-        if text:
-            warn(text)
+    patience, loss = max(counters.judge_at, patience_steps(first.warmup_steps, first.steps)), line["mlm_loss"]
+    if counters.warned_chance or step < patience / 2:
+        return
+    if counters.judged_from is None:
+        counters.judged_from = loss
+    if step < patience:
+        return
+    text = stuck_warning(loss, chance, step)
+    if text and still_improving(counters.judged_from, loss):
+        counters.judged_from, counters.judge_at = loss, 2 * step  # give it as long again
+        return
+    counters.warned_chance = True  # judged once, whatever came out
+    if text:
+        warn(text)
 
 
 def _stop_if_nonfinite(meter: Meter, config: Config, run: Run, checkpoints: Checkpoints, state: Any) -> None:

@@ -22,6 +22,7 @@ import jax
 
 from bert_jax import files
 from bert_jax.console import warn
+from bert_jax.train.event_files import EventFile
 
 IN_FLIGHT = 4
 """Steps dispatched ahead of the device, at most."""
@@ -43,6 +44,11 @@ class Counters:
     skipped_in_a_row: int = 0
     save_failures: int = 0
     warned_chance: bool = False
+    """Whether the run was judged against chance, whatever came out."""
+    judged_from: float | None = None
+    """The masked LM loss that the next judgement is compared with, None while there is none."""
+    judge_at: int = 0
+    """Not before this step, when the run was still improving at the last judgement."""
     interval: dict[str, float] = field(default_factory=dict)
     """Sums over the steps since the last line."""
     interval_updates: int = 0
@@ -187,22 +193,16 @@ class MetricsWriter:
     """
 
     def __init__(self, path: Path, tensorboard: Path | None, restored_step: int):
-        self._path, self._writer, self._warned = path, None, False
+        self._path, self._warned = path, False
+        self._events: EventFile | None = None
         self._whole_line = True
         self.active = jax.process_index() == 0
         if not self.active:
             return
         truncate(path, restored_step)
         if tensorboard is not None:
-            from tensorboardX import SummaryWriter
-
             with files.clear_errors("write", tensorboard):
-                self._writer = SummaryWriter(
-                    str(tensorboard),
-                    purge_step=restored_step + 1,  # 1 as well: what a start that saved nothing wrote ends there
-                    # Its own names differ by the second only: a second start within one would lose the first file.
-                    filename_suffix=f".{time.time_ns()}",
-                )
+                self._events = EventFile(tensorboard, restored_step + 1)  # 1 as well: a start may have saved nothing
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Add one line; its numbers also go to TensorBoard at its `step`."""
@@ -212,11 +212,9 @@ class MetricsWriter:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(("" if self._whole_line else "\n") + files.to_json(line) + "\n")
             self._whole_line = True
-            if self._writer is not None:
-                for name, value in line.items():
-                    if name not in ("step", "time") and isinstance(value, int | float):
-                        self._writer.add_scalar(_tag(name), value, line["step"])
-                self._writer.flush()
+            if self._events is not None:
+                numbers = {_tag(name): value for name, value in line.items() if isinstance(value, int | float)}
+                self._events.write(line["step"], {tag: numbers[tag] for tag in numbers if tag not in _NOT_DRAWN})
         except OSError as error:
             self._whole_line = False
             if not self._warned:
@@ -225,9 +223,11 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Finish the event file."""
-        if self._writer is not None:
-            with suppress(OSError):
-                self._writer.close()
+        if self._events is not None:
+            self._events.close()
+
+
+_NOT_DRAWN = ("train/step", "train/time")
 
 
 def _tag(name: str) -> str:

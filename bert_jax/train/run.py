@@ -28,6 +28,7 @@ from typing import Any
 from bert_jax import files
 from bert_jax.config import Config
 from bert_jax.config_files import from_dict, to_dict
+from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
 
 RUN_FORMAT = 1
@@ -211,7 +212,7 @@ def create_run(
     with files.clear_errors("write", run.path):
         run.path.mkdir(parents=True, exist_ok=True)
     with run.lock():
-        _place_tokenizer(run.tokenizer, tokenizer)
+        _place_tokenizer(run.tokenizer, tokenizer, "give another --run")
         run.write()
         run.record("created", initialized_from=initialized_from, versions=versions())
         if calibrated_minutes is not None:
@@ -219,18 +220,32 @@ def create_run(
     return run
 
 
-def _place_tokenizer(directory: Path, tokenizer: Any) -> None:
-    """Save the tokenizer; one that is there already, from a start that was killed, must be the same."""
-    if directory.is_dir() and any(directory.iterdir()):
-        from bert_jax.text.tokenizer import load_tokenizer
+def restore_tokenizer(run: Run, tokenizer: Any) -> None:
+    """Put back the tokenizer of a run that goes on, where it was lost: predictions read it.
 
+    Errors: `BertJaxError` when another one, or a broken one, lies in its place.
+    """
+    remedy = f"remove {run.tokenizer}, and the run's own is put back when it goes on"
+    if _is_first_process() and _place_tokenizer(run.tokenizer, tokenizer, remedy):
+        warn(f"{run.tokenizer} was missing: the run's tokenizer is put back there")
+
+
+def _place_tokenizer(directory: Path, tokenizer: Any, remedy: str) -> bool:
+    """Save the tokenizer, if none is there (one that is must be the same). Returns whether it was saved."""
+    if not directory.is_dir() or not any(directory.iterdir()):
+        files.make_directory(directory, tokenizer.save)
+        return True
+    from bert_jax.text.tokenizer import load_tokenizer
+
+    try:
         there = load_tokenizer(directory).fingerprint
-        if there != tokenizer.fingerprint:
-            raise BertJaxError(
-                f"{directory} is another tokenizer ({there[:12]}, not {tokenizer.fingerprint[:12]}): give another --run"
-            )
-        return
-    files.make_directory(directory, tokenizer.save)
+    except BertJaxError as error:
+        raise BertJaxError(f"{error}; {remedy}") from error
+    if there != tokenizer.fingerprint:
+        raise BertJaxError(
+            f"{directory} is another tokenizer ({there[:12]}, not {tokenizer.fingerprint[:12]}): {remedy}"
+        )
+    return False
 
 
 def open_run(path: str | Path) -> Run:

@@ -20,6 +20,7 @@ from bert_jax import files
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
 from bert_jax.train.digests import Damaged, Leaves, damage_if_unreadable, digests_of, read_record, structure_of
+from bert_jax.train.saving_errors import reason
 
 STATE_FOLDER = "state"
 _STEP = re.compile(r"\d+")
@@ -164,7 +165,7 @@ def restore_params(run_directory: str | Path, step: int | str | None = None) -> 
         except BertJaxError:
             raise
         except Exception as error:
-            raise BertJaxError(f"cannot read checkpoint {directories[wanted]}: {error}") from error
+            raise BertJaxError(f"cannot read checkpoint {directories[wanted]}: {reason(error)}") from error
     raise BertJaxError(f"{run_directory} has no good checkpoint to read: {', '.join(map(str, directories))} damaged")
 
 
