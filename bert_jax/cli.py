@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_type_hints
 
 from bert_jax import __version__, console
+from bert_jax.arguments import join_repeated, repeatable_options
 from bert_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, BertJaxError, UsageError
 from bert_jax.files import to_json
 from bert_jax.huge_pages import restart_with_huge_pages
@@ -118,6 +119,7 @@ def parse(command: Callable[..., Any], name: str, arguments: list[str]) -> Any:
     import tyro
 
     program = f"bert-jax {name}"
+    arguments = join_repeated(arguments, repeatable_options(get_type_hints(command)))
     if "overrides" not in inspect.signature(command).parameters:
         return tyro.cli(command, prog=program, args=arguments)
     if "--help" in arguments or "-h" in arguments:

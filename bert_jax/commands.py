@@ -39,7 +39,8 @@ def vocab(
     Prints how many pieces a word of held-out text takes, beside the vocabularies named with --compare.
 
     Args:
-        source: Where the text is: files, globs, directories, x.jsonl:field, x.parquet:field, tfds:..., stdlib, -.
+        source: Where the text is, one place or several (A B, or the option again): files, globs, directories,
+            x.jsonl:field, x.parquet:field, tfds:..., stdlib, -.
         out: Tokenizer directory to make.
         size: Number of entries, exactly.
         kind: wordpiece (BERT), sentencepiece (ALBERT) or words (text that is already encoded).

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from bert_jax.arguments import join_repeated, repeatable_options
 from bert_jax.config import EXCLUSIVE, Config, Kind
 from bert_jax.errors import BertJaxError, UsageError
 
@@ -219,6 +220,7 @@ def override(config: Config, arguments: list[str], program: str = "bert-jax pret
     """Apply `--section.field VALUE` arguments. Errors: `UsageError` in one line, with did-you-mean from tyro."""
     import tyro
 
+    arguments = join_repeated(arguments, repeatable_options(typing.get_type_hints(Config)))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
