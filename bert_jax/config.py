@@ -8,7 +8,8 @@ field is of one of four kinds, which say what may differ when a run is started a
 * *schedule*: steps, rates, phases still ahead. Needs `--change`; the history keeps step, old and new value.
 * *identity*: model, data, seed, objective, batch. Another value is another run (`--init OLD` starts from this one).
 
-A number's limits stand beside its default: `least` and `most` may be reached, `above` and `below` may not.
+A number's limits stand beside its default: `least` and `most` may be reached, `above` and `below` may not; `none` says
+what None stands for.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from bert_jax.errors import BertJaxError
 Kind = Literal["free", "numerics", "schedule", "identity"]
 
 
-def free(default: Any, **limits: float) -> Any:
+def free(default: Any, **limits: Any) -> Any:
     """A field that may differ at any restart."""
     return field(default=default, metadata={"kind": "free", **limits})
 
 
-def numerics(default: Any, **limits: float) -> Any:
+def numerics(default: Any, **limits: Any) -> Any:
     """A field that changes rounding or random bits, not what is trained."""
     return field(default=default, metadata={"kind": "numerics", **limits})
 
 
-def schedule(default: Any, **limits: float) -> Any:
+def schedule(default: Any, **limits: Any) -> Any:
     """A field that may be changed during a run with `--change`."""
     return field(default=default, metadata={"kind": "schedule", **limits})
 
 
-def identity(default: Any, **limits: float) -> Any:
+def identity(default: Any, **limits: Any) -> Any:
     """A field that makes a run what it is."""
     return field(default=default, metadata={"kind": "identity", **limits})
 
@@ -171,8 +172,8 @@ class Optimizer:
     """Added to the root of the second moment."""
     weight_decay: float = schedule(0.01, least=0)
     """Decoupled weight decay, off LayerNorm and biases."""
-    clip_norm: float | None = schedule(1.0, above=0)
-    """Clip the global gradient norm to this."""
+    clip_norm: float | None = schedule(1.0, above=0, none="no clipping")
+    """Clip the global gradient norm to this (None: no clipping)."""
 
 
 @dataclass(frozen=True)

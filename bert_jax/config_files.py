@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import math
 import operator
 import os
 import runpy
@@ -152,7 +153,7 @@ _LIMITS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
 
 
 def check_values(config: Any, where: str = "") -> None:
-    """Check every field of a configuration against its declared type and limits.
+    """Check every field of a configuration against its declared type and limits; numbers are finite, as JSON's are.
 
     Errors: `BertJaxError` naming the field, the value and what was expected.
     """
@@ -161,6 +162,9 @@ def check_values(config: Any, where: str = "") -> None:
         value = getattr(config, item.name)
         if not _matches(value, hints[item.name]):
             raise BertJaxError(f"{where}{item.name} is {value!r}: expected {_name(hints[item.name])}")
+        if isinstance(value, float) and not math.isfinite(value):
+            otherwise = f", or None for {item.metadata['none']}" if "none" in item.metadata else ""
+            raise BertJaxError(f"{where}{item.name} is {value!r}: expected a finite number{otherwise}")
         for limit, (keeps, words) in _LIMITS.items():
             if value is not None and limit in item.metadata and not keeps(value, item.metadata[limit]):
                 raise BertJaxError(f"{where}{item.name} is {value!r}: expected {words} {item.metadata[limit]}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from bert_jax import config_files
-from bert_jax.config import Config, Data, Phase, Train
+from bert_jax.config import Config, Data, Optimizer, Phase, Train
 from bert_jax.errors import BertJaxError, UsageError
 
 HEAD = "from bert_jax import Config, Train\n"
@@ -122,3 +123,18 @@ def test_bad_overrides_are_one_line_of_bad_usage(
     assert "\n" not in str(caught.value)
     assert "│" not in str(caught.value)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_numbers_are_finite(value: float, tmp_path: Path) -> None:
+    """JSON has no other numbers: in run.json an infinite rate would become null, which cannot be read back."""
+    with pytest.raises(BertJaxError, match=r"optimizer.eps is -?(inf|nan): expected a finite number$"):
+        config_files.check_values(Config(optimizer=Optimizer(eps=value)))
+    with pytest.raises(BertJaxError, match=r"clip_norm is -?(inf|nan): expected a finite number, or None for no clip"):
+        config_files.override(Config(), ["--optimizer.clip-norm", str(value)])
+    (tmp_path / "own.py").write_text(f"from bert_jax import *\nconfig = Config(train=Train(minutes=float('{value}')))")
+    with pytest.raises(BertJaxError, match=r"own.py: train.minutes is -?(inf|nan): expected a finite number"):
+        config_files.load_config(tmp_path / "own.py")
+    with pytest.raises(BertJaxError, match=r"train.later_phases.0.warmup is -?(inf|nan): expected a finite number"):
+        config_files.from_dict({"train": {"later_phases": [{"length": 8, "batch": 8, "steps": 8, "warmup": value}]}})
+    assert config_files.override(Config(), ["--optimizer.clip-norm", "None"]).optimizer.clip_norm is None

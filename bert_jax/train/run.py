@@ -233,6 +233,13 @@ def _place_tokenizer(directory: Path, tokenizer: Any) -> None:
     files.make_directory(directory, tokenizer.save)
 
 
+def _stored_config(folder: Path, values: Mapping[str, Any]) -> Config:
+    try:
+        return from_dict(values)
+    except BertJaxError as error:
+        raise BertJaxError(f"{folder / RUN_FILE}: {error}") from error
+
+
 def open_run(path: str | Path) -> Run:
     """Read a run directory. Errors: `BertJaxError` when `path` is none, is broken, or has a format of the future."""
     folder = Path(path)
@@ -248,7 +255,7 @@ def open_run(path: str | Path) -> Run:
             )
         return Run(
             path=folder,
-            config=from_dict(values["config"]),
+            config=_stored_config(folder, values["config"]),
             fingerprints=dict(values["fingerprints"]),
             numerics=dict(values["numerics"]),
             initialized_from=values["initialized_from"],
