@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bert_jax.config import Config
+from bert_jax.data.iterables import Sources
 from bert_jax.errors import UsageError
 from bert_jax.files import lines_of_stdin
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def vocab(
     *,
-    source: Sequence[str],
+    source: Sources,
     out: str,
     size: int = 30522,
     kind: Literal["wordpiece", "sentencepiece", "words"] = "wordpiece",
@@ -40,7 +41,8 @@ def vocab(
 
     Args:
         source: Where the text is, one place or several (A B, or the option again): files, globs, directories,
-            x.jsonl:field, x.parquet:field, tfds:..., stdlib, -.
+            x.jsonl:field, x.parquet:field, tfds:..., stdlib, -. In Python also an iterator of documents, or a list of
+            them if each is a list of sentences (strings in a list are names).
         out: Tokenizer directory to make.
         size: Number of entries, exactly.
         kind: wordpiece (BERT), sentencepiece (ALBERT) or words (text that is already encoded).
@@ -55,7 +57,7 @@ def vocab(
     from bert_jax.data.sources import open_sources
 
     return vocabulary_from_source(
-        open_sources(_as_list(source), encoding_errors=encoding_errors),
+        open_sources(source, encoding_errors=encoding_errors),
         out,
         size,
         kind,
@@ -69,7 +71,7 @@ def vocab(
 
 def prepare(
     *,
-    source: Sequence[str],
+    source: Sources,
     tokenizer: str,
     out: str,
     eval_fraction: float = 0.01,
@@ -99,7 +101,7 @@ def prepare(
     from bert_jax.data.prepare import prepare as make_store
 
     return make_store(
-        _as_list(source),
+        source,
         tokenizer,
         out,
         eval_fraction=eval_fraction,
@@ -386,6 +388,6 @@ def bench(
     )
 
 
-def _as_list(given: str | Sequence[str]) -> list[str]:
-    """One text stands for a list of one: Python callers forget the brackets."""
-    return [given] if isinstance(given, str) else list(given)
+def _as_list(given: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Names; one stands for a list of one: Python callers forget the brackets."""
+    return [os.fspath(name) for name in ([given] if isinstance(given, str | os.PathLike) else given)]
