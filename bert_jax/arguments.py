@@ -6,10 +6,13 @@ Used by the command line for its own options and by `config_files.override` for 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from bert_jax.errors import UsageError
 
 
 def repeatable_options(hints: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -67,3 +70,10 @@ def _is_option(argument: str) -> bool:
     bare = argument.lstrip("-")
     number = not argument.startswith("--") and bare.lower() in ("inf", "infinity", "nan")
     return argument.startswith("-") and bare[:1].isalpha() and not number
+
+
+def require_at_least(least: float, **given: float | None) -> None:
+    """Errors: `UsageError` for an argument that is below `least` or not finite; None was not given."""
+    for name, value in given.items():
+        if value is not None and not least <= value < math.inf:
+            raise UsageError(f"{_spelt('--' + name)} {value}: expected at least {least:g}")

@@ -9,7 +9,7 @@ field is of one of four kinds, which say what may differ when a run is started a
 * *identity*: model, data, seed, objective, batch. Another value is another run (`--init OLD` starts from this one).
 
 A number's limits stand beside its default: `least` and `most` may be reached, `above` and `below` may not; `none` says
-what None stands for.
+what None stands for, `form` (a test of the value, and words for it) what fits.
 """
 
 from __future__ import annotations
@@ -42,6 +42,14 @@ def schedule(default: Any, **limits: Any) -> Any:
 def identity(default: Any, **limits: Any) -> Any:
     """A field that makes a run what it is."""
     return field(default=default, metadata={"kind": "identity", **limits})
+
+
+def step_range(text: str) -> tuple[int, int] | None:
+    """`A:B` as two integers, A below B; None when it is not that."""
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        return None
+    return int(first), int(last)
 
 
 @dataclass(frozen=True)
@@ -176,15 +184,18 @@ class Optimizer:
     """Clip the global gradient norm to this (None: no clipping)."""
 
 
+_DEVICES = (lambda number: number == -1 or number >= 1, "at least 1, or -1 for what is left")
+
+
 @dataclass(frozen=True)
 class Mesh:
     """How devices are laid out; -1 takes what is left."""
 
-    data: int = free(-1)
+    data: int = free(-1, form=_DEVICES)
     """Devices over which the batch is split, parameters repeated."""
-    fsdp: int = free(1)
+    fsdp: int = free(1, form=_DEVICES)
     """Devices over which the batch and the parameters are both split."""
-    tensor: int = free(1)
+    tensor: int = free(1, form=_DEVICES)
     """Devices over which heads, feed-forward width and vocabulary are split."""
 
 
@@ -222,7 +233,7 @@ class Log:
     """Steps between lines in metrics.jsonl."""
     tensorboard: bool = free(True)
     """Also write TensorBoard event files."""
-    profile: str | None = free(None)
+    profile: str | None = free(None, form=(step_range, "A:B, two step numbers with A < B, such as 10:20"))
     """Write a jax trace of steps A:B (counted from the start of this process) under RUN/profile."""
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from bert_jax.arguments import join_repeated, repeatable_options
-from bert_jax.config import EXCLUSIVE, Config, Kind
-from bert_jax.errors import BertJaxError, UsageError
+from bert_jax.config import EXCLUSIVE, Config, Kind, Train
+from bert_jax.errors import BertJaxError, UsageError, bad_usage
 
 _Dataclass = TypeVar("_Dataclass")
 
@@ -168,10 +168,24 @@ def check_values(config: Any, where: str = "") -> None:
         for limit, (keeps, words) in _LIMITS.items():
             if value is not None and limit in item.metadata and not keeps(value, item.metadata[limit]):
                 raise BertJaxError(f"{where}{item.name} is {value!r}: expected {words} {item.metadata[limit]}")
+        fits, words = item.metadata.get("form", (None, ""))
+        if fits is not None and value is not None and not fits(value):
+            raise BertJaxError(f"{where}{item.name} is {value!r}: expected {words}")
         for index, part in enumerate(value if isinstance(value, tuple) else (value,)):
             if dataclasses.is_dataclass(part):
                 place = f"{item.name}.{index}" if isinstance(value, tuple) else item.name
                 check_values(part, f"{where}{place}.")
+    if isinstance(config, Config):
+        _check_batches(config.train, where)
+
+
+def _check_batches(train: Train, where: str) -> None:
+    for phase, batch in enumerate([train.batch, *(phase.batch for phase in train.later_phases)]):
+        if batch % train.accumulation:
+            raise BertJaxError(
+                f"{where}train.accumulation is {train.accumulation}: expected a divisor of the batch, which is {batch} "
+                f"in phase {phase}"
+            )
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -233,7 +247,8 @@ def override(config: Config, arguments: list[str], program: str = "bert-jax pret
         words = said.getvalue().translate(dict.fromkeys(map(ord, "│─╭╮╰╯"), " ")).split("For full helptext")[0]
         raise UsageError(" ".join(words.split())) from error
     changed = _in_place_of_another(config, changed)
-    check_values(changed)
+    with bad_usage():
+        check_values(changed)
     return changed
 
 

@@ -1,16 +1,18 @@
-"""arguments: options given several times."""
+"""arguments: options given several times, values that cannot be."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 
 from bert_jax import cli, commands
-from bert_jax.arguments import join_repeated, repeatable_options
+from bert_jax.arguments import join_repeated, repeatable_options, require_at_least
 from bert_jax.config import Config
 from bert_jax.config_files import override
+from bert_jax.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -73,3 +75,45 @@ def test_both_spellings_mean_the_same_for_fields() -> None:
     assert both.evaluate.stores == again.evaluate.stores == ("x=c", "y=d")
     assert again.train.steps == 7
     assert override(both, ["--data.store", "c"]).data.store == ("c",)  # not added to what a file says
+
+
+def test_limits_of_arguments() -> None:
+    require_at_least(1, workers=None, size=1)
+    for value in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match=f"--min-count {value}: expected at least 1"):
+            require_at_least(1, size=5, min_count=value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "prepare --source x --tokenizer x --out {out} --workers 0",
+        "prepare --source x --tokenizer x --out {out} --eval-fraction 1.5",
+        "prepare --source x --tokenizer x --out {out} --min-document-sentences 0",
+        "vocab --source {text} --out {out} --size -5",
+        "vocab --source {text} --out {out} --kind words --min-count 0",
+        "vocab --source {text} --out {out} --sample 5XB",
+        "show x --step -1",
+        "show x --count 0",
+        "evaluate x --sequences 0",
+        "evaluate x --batch 0",
+        "evaluate x --length 4",
+        "evaluate x --masked-share nan",
+        "pretrain quickstart --run {out} --train.steps -5",
+        "pretrain quickstart --run {out} --train.steps five",
+        "pretrain quickstart --run {out} --train.accumulation 5",
+        "pretrain quickstart --run {out} --train.steps 3 --train.minutes 1",
+        "pretrain quickstart --run {out} --optimizer.learning-rate nan",
+        "pretrain quickstart --run {out} --mesh.data 0",
+        "pretrain quickstart --run {out} --profile 5",
+        "bench feed --repeats 0",
+        "bench train --length 3",
+        "bench tokenize --megabytes -1",
+    ],
+)
+def test_values_that_can_never_be_are_bad_usage(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").write_text("A text.\n")
+    assert cli.main(line.format(out=tmp_path / "out", text=tmp_path / "text").split()) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1 and not said.out
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]

@@ -111,6 +111,8 @@ def test_a_file_that_fails_is_named_with_its_line(tmp_path: Path, text: str, mes
     ("arguments", "message"),
     [
         (["--train.stepz", "7"], "--train.stepz.*--train.steps"),
+        (["--log.profile", "5"], "log.profile is '5': expected A:B, two step numbers"),
+        (["--log.profile", "20:10"], "log.profile is '20:10': expected A:B"),
         (["--train.steps", "many"], "--train.steps.*many"),
         (["--model.num-attention-heads", "5"], "num_attention_heads 5 does not divide hidden_size 768"),
     ],

@@ -28,7 +28,7 @@ from bert_jax.data.statistics import CHINESE_LIMIT, Statistics, summarise, table
 from bert_jax.data.store import Store, load_store, partial_path
 from bert_jax.data.streams import EncodingErrors, Unit
 from bert_jax.data.worker import Job, hash_lines, initialise, is_finished, release, write_shard
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.files import clear_errors, digest, lock, read_json, require_absent, write_json
 from bert_jax.text.interface import Tokenizer
 from bert_jax.text.segmenters import load_segmenter
@@ -104,11 +104,11 @@ def prepare(
 
 def _check_settings(eval_fraction: float, min_document_sentences: int, workers: int | None) -> None:
     if not 0 <= eval_fraction < 1:
-        raise BertJaxError(f"eval_fraction is {eval_fraction}: expected a share from 0 to below 1")
+        raise UsageError(f"eval_fraction is {eval_fraction}: expected a share from 0 to below 1")
     if min_document_sentences < 1:
-        raise BertJaxError(f"min_document_sentences is {min_document_sentences}: expected 1 or more")
+        raise UsageError(f"min_document_sentences is {min_document_sentences}: expected 1 or more")
     if workers is not None and workers < 1:
-        raise BertJaxError(f"workers is {workers}: expected 1 or more")
+        raise UsageError(f"workers is {workers}: expected 1 or more")
 
 
 def _group(units: list[Unit]) -> Shards:
