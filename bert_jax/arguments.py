@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -70,6 +71,46 @@ def _is_option(argument: str) -> bool:
     bare = argument.lstrip("-")
     number = not argument.startswith("--") and bare.lower() in ("inf", "infinity", "nan")
     return argument.startswith("-") and bare[:1].isalpha() and not number
+
+
+def with_new_parts(parts: tuple[Any, ...], option: str, kind: type, arguments: Iterable[str]) -> tuple[Any, ...]:
+    """`parts` and a blank dataclass `kind` for each further one that `option`.N.field of the arguments speaks of.
+
+    tyro knows the fields only of what is there; in a blank one the fields without a default are required. Errors:
+    `UsageError` for a number that leaves some out.
+    """
+    import tyro
+
+    spoken = {
+        _spelt(argument).removeprefix(f"{option}.").partition(".")[0] for argument in arguments if "." in argument
+    }
+    numbers = {int(text) for text in spoken if text.isdecimal()}
+    for number in range(len(parts), max(numbers, default=-1) + 1):
+        if number not in numbers:
+            raise UsageError(
+                f"{option}.{max(numbers)} is given and {option}.{number} is not: they are numbered from 0 on"
+            )
+        blank = {
+            item.name: tyro.MISSING
+            for item in dataclasses.fields(kind)
+            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        }
+        parts = (*parts, kind(**blank))
+    return parts
+
+
+def one_line(said: str) -> str:
+    """What tyro draws in a box when it refuses arguments, as one line: without title, help texts and other guesses."""
+    lines = [line.strip("│| ") for line in said.splitlines() if not line.startswith(tuple("╭╰+"))]  # + where not UTF-8
+    text = " ".join(" ".join(line for line in lines if not set(line) <= set("─-")).split())
+    for more in ("For full helptext", "Argument helptext:", "Got errors:"):
+        text = text.partition(more)[0]
+    text, _, similar = re.sub("Arguments similar to [^ ]+:", _SIMILAR, text).partition(_SIMILAR)
+    guess = re.search(r"--[\w.-]+", similar)
+    return text.strip() + (f"; did you mean {guess[0]}?" if guess else "")
+
+
+_SIMILAR = "Perhaps you meant:"
 
 
 def require_at_least(least: float, **given: float | None) -> None:

@@ -125,7 +125,7 @@ class Train:
     minutes: float | None = schedule(None, above=0)
     """Choose the steps by a calibration so that training takes about this many minutes; written into the run."""
     later_phases: tuple[Phase, ...] = schedule(())
-    """Further phases, such as length 512 after 128."""
+    """Further phases, such as length 512 after 128; --train.later-phases.0.length 512 (batch, steps) adds one."""
     objective: Literal["mlm+nsp", "mlm", "mlm+sop"] = identity("mlm+nsp")
     """Masked words with next sentence prediction (published), masked words alone, or with sentence order."""
     masked_share: float = identity(0.15, above=0, most=1)

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from bert_jax.arguments import join_repeated, repeatable_options
-from bert_jax.config import EXCLUSIVE, Config, Kind, Train
+from bert_jax.arguments import join_repeated, one_line, repeatable_options, with_new_parts
+from bert_jax.config import EXCLUSIVE, Config, Kind, Phase, Train
 from bert_jax.errors import BertJaxError, UsageError, bad_usage
 
 _Dataclass = TypeVar("_Dataclass")
@@ -55,15 +55,19 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
     Errors: `BertJaxError` that lists the shipped names when nothing is there.
     """
     text = os.fspath(name_or_path)
+    names = ", ".join(shipped_configs())
     path = Path(text)
     if path.is_file():
+        if path.suffix != ".py":
+            raise BertJaxError(f"{text} is no CONFIG: expected a Python file (.py), or one of {names}")
         return path
     shipped = shipped_folder() / f"{text}.py"
     if "/" not in text and shipped.is_file():
         return shipped
     close = similar_config(text)
     hint = f"did you mean {close!r}? " if close else ""
-    raise BertJaxError(f"no configuration {text!r}: {hint}give a Python file, or one of {', '.join(shipped_configs())}")
+    what = f"{text} is a directory, no CONFIG" if path.is_dir() else f"no configuration {text!r}"
+    raise BertJaxError(f"{what}: {hint}give a Python file, or one of {names}")
 
 
 def load_config(name_or_path: str | os.PathLike[str] | Config) -> Config:
@@ -238,14 +242,17 @@ def override(config: Config, arguments: list[str], program: str = "bert-jax pret
     """Apply `--section.field VALUE` arguments. Errors: `UsageError` in one line, with did-you-mean from tyro."""
     import tyro
 
+    if {"-h", "--help"} & set(arguments):
+        raise UsageError(f"--help is for the command line, not for overrides: run {program} --help")
     arguments = join_repeated(arguments, repeatable_options(typing.get_type_hints(Config)))
+    phases = with_new_parts(config.train.later_phases, "--train.later-phases", Phase, arguments)
+    offered = dataclasses.replace(config, train=dataclasses.replace(config.train, later_phases=phases))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            changed = tyro.cli(Config, default=config, args=arguments, prog=program)
+            changed = tyro.cli(Config, default=offered, args=arguments, prog=program)
     except SystemExit as error:  # tyro draws a box and exits; a Python caller must get an error instead
-        words = said.getvalue().translate(dict.fromkeys(map(ord, "│─╭╮╰╯"), " ")).split("For full helptext")[0]
-        raise UsageError(" ".join(words.split())) from error
+        raise UsageError(one_line(said.getvalue())) from error
     changed = _in_place_of_another(config, changed)
     with bad_usage():
         check_values(changed)
