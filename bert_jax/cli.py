@@ -6,13 +6,15 @@ Results go to stdout (one JSON object last, or a stream of lines), everything el
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_type_hints
 
 from bert_jax import __version__, console
+from bert_jax.arguments import join_repeated, repeatable_options
 from bert_jax.compat import cache_programs
 from bert_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, BertJaxError, UsageError
 from bert_jax.files import to_json
@@ -133,31 +135,35 @@ def parse(command: Callable[..., Any], name: str, arguments: list[str]) -> Any:
     """Call `command` with typed arguments; one that takes `overrides` is given the ones it does not know itself."""
     import tyro
 
-    program = f"bert-jax {name}"
+    program, typed = f"bert-jax {name}", _as_typed(command)
+    arguments = join_repeated(arguments, repeatable_options(typed.__annotations__))
     if "overrides" not in inspect.signature(command).parameters:
-        return tyro.cli(command, prog=program, args=arguments)
+        return tyro.cli(typed, prog=program, args=arguments)()
     if "--help" in arguments or "-h" in arguments:
-        return _help_with_overrides(command, program, arguments)
+        return _help_with_overrides(typed, program, arguments)
     own, unknown = tyro.cli(
-        tyro.conf.configure(tyro.conf.AvoidSubcommands)(_without_overrides(command)),
+        tyro.conf.configure(tyro.conf.AvoidSubcommands)(typed),
         prog=program,
         args=arguments,
         return_unknown_args=True,
     )
-    return own(unknown)
+    return own(overrides=unknown)
 
 
-def _without_overrides(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`command` as tyro sees it: no `overrides`, nothing but text for a CONFIG; it returns a call for the overrides."""
+def _as_typed(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`command` as tyro sees it: nothing but text for a CONFIG and for SOURCEs, no `overrides`; it returns a call."""
+    from bert_jax.config import Config
+    from bert_jax.data.iterables import Sources
+
     hints = get_type_hints(command)
     parameters = [
-        item.replace(annotation=str if item.name == "config" else hints[item.name])
+        item.replace(annotation={str | Config: str, Sources: Sequence[str]}.get(hints[item.name], hints[item.name]))
         for item in inspect.signature(command).parameters.values()
         if item.name not in ("overrides", "on_metrics")
     ]
 
-    def bound(*args: Any, **kwargs: Any) -> Callable[[list[str]], Any]:
-        return lambda overrides: command(*args, **kwargs, overrides=overrides)
+    def bound(*args: Any, **kwargs: Any) -> Callable[..., Any]:
+        return functools.partial(command, *args, **kwargs)
 
     bound.__doc__ = command.__doc__
     bound.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -165,7 +171,7 @@ def _without_overrides(command: Callable[..., Any]) -> Callable[..., Any]:
     return bound
 
 
-def _help_with_overrides(command: Callable[..., Any], program: str, arguments: list[str]) -> Any:
+def _help_with_overrides(typed: Callable[..., Any], program: str, arguments: list[str]) -> Any:
     """Help for the command itself, then for every field of the configuration it was given (or of the defaults)."""
     import tyro
 
@@ -173,7 +179,7 @@ def _help_with_overrides(command: Callable[..., Any], program: str, arguments: l
     from bert_jax.config_files import load_config
 
     try:
-        tyro.cli(_without_overrides(command), prog=program, args=["--help"])
+        tyro.cli(typed, prog=program, args=["--help"])
     except SystemExit:
         print("\nand every field of the configuration:\n")
     named = [argument for argument in arguments if not argument.startswith("-")]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bert_jax.config import Config
+from bert_jax.data.iterables import Sources
 from bert_jax.errors import UsageError
 from bert_jax.files import lines_of_stdin
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def vocab(
     *,
-    source: Sequence[str],
+    source: Sources,
     out: str,
     size: int | None = None,
     kind: Literal["wordpiece", "sentencepiece", "words"] | None = None,
@@ -42,7 +43,9 @@ def vocab(
     model gets the words that its vocabulary lacks most; the model that comes out is one to go on training with.
 
     Args:
-        source: Where the text is: files, globs, directories, x.jsonl:field, x.parquet:field, tfds:..., stdlib, -.
+        source: Where the text is, one place or several (A B, or the option again): files, globs, directories,
+            x.jsonl:field, x.parquet:field, tfds:..., stdlib, -. In Python also an iterator of documents, or a list of
+            them if each is a list of sentences (strings in a list are names).
         out: Tokenizer directory to make, with --extend a model directory.
         size: Number of entries, exactly (default: 30522).
         kind: wordpiece (BERT, the default), sentencepiece (ALBERT) or words (text that is already encoded).
@@ -59,7 +62,7 @@ def vocab(
     from bert_jax.data.counting import parse_bytes, vocabulary_from_source
     from bert_jax.data.sources import open_sources
 
-    opened = open_sources(_as_list(source), encoding_errors=encoding_errors)
+    opened = open_sources(source, encoding_errors=encoding_errors)
     if (extend is None) != (add is None):
         raise UsageError("--extend MODEL and --add N go together: the model, and how many words it gets")
     if extend is not None and add is not None:
@@ -85,7 +88,7 @@ def vocab(
 
 def prepare(
     *,
-    source: Sequence[str],
+    source: Sources,
     tokenizer: str,
     out: str,
     eval_fraction: float = 0.01,
@@ -115,7 +118,7 @@ def prepare(
     from bert_jax.data.prepare import prepare as make_store
 
     return make_store(
-        _as_list(source),
+        source,
         tokenizer,
         out,
         eval_fraction=eval_fraction,
@@ -453,6 +456,6 @@ def bench(
     )
 
 
-def _as_list(given: str | Sequence[str]) -> list[str]:
-    """One text stands for a list of one: Python callers forget the brackets."""
-    return [given] if isinstance(given, str) else list(given)
+def _as_list(given: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Names; one stands for a list of one: Python callers forget the brackets."""
+    return [os.fspath(name) for name in ([given] if isinstance(given, str | os.PathLike) else given)]

@@ -8,7 +8,8 @@ field is of one of four kinds, which say what may differ when a run is started a
 * *schedule*: steps, rates, phases still ahead. Needs `--change`; the history keeps step, old and new value.
 * *identity*: model, data, seed, objective, batch. Another value is another run (`--init OLD` starts from this one).
 
-A number's limits stand beside its default: `least` and `most` may be reached, `above` and `below` may not.
+A number's limits stand beside its default: `least` and `most` may be reached, `above` and `below` may not; `none` says
+what None stands for, `form` (a test of the value, and words for it) what fits.
 """
 
 from __future__ import annotations
@@ -23,24 +24,32 @@ from bert_jax.errors import BertJaxError
 Kind = Literal["free", "numerics", "schedule", "identity"]
 
 
-def free(default: Any, **limits: float) -> Any:
+def free(default: Any, **limits: Any) -> Any:
     """A field that may differ at any restart."""
     return field(default=default, metadata={"kind": "free", **limits})
 
 
-def numerics(default: Any, **limits: float) -> Any:
+def numerics(default: Any, **limits: Any) -> Any:
     """A field that changes rounding or random bits, not what is trained."""
     return field(default=default, metadata={"kind": "numerics", **limits})
 
 
-def schedule(default: Any, **limits: float) -> Any:
+def schedule(default: Any, **limits: Any) -> Any:
     """A field that may be changed during a run with `--change`."""
     return field(default=default, metadata={"kind": "schedule", **limits})
 
 
-def identity(default: Any, **limits: float) -> Any:
+def identity(default: Any, **limits: Any) -> Any:
     """A field that makes a run what it is."""
     return field(default=default, metadata={"kind": "identity", **limits})
+
+
+def step_range(text: str) -> tuple[int, int] | None:
+    """`A:B` as two integers, A below B; None when it is not that."""
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        return None
+    return int(first), int(last)
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ class Train:
     minutes: float | None = schedule(None, above=0)
     """Choose the steps by a calibration so that training takes about this many minutes; written into the run."""
     later_phases: tuple[Phase, ...] = schedule(())
-    """Further phases, such as length 512 after 128."""
+    """Further phases, such as length 512 after 128; --train.later-phases.0.length 512 (batch, steps) adds one."""
     objective: Literal["mlm+nsp", "mlm", "mlm+sop"] = identity("mlm+nsp")
     """Masked words with next sentence prediction (published), masked words alone, or with sentence order."""
     masked_share: float = identity(0.15, above=0, most=1)
@@ -171,19 +180,22 @@ class Optimizer:
     """Added to the root of the second moment."""
     weight_decay: float = schedule(0.01, least=0)
     """Decoupled weight decay, off LayerNorm and biases."""
-    clip_norm: float | None = schedule(1.0, above=0)
-    """Clip the global gradient norm to this."""
+    clip_norm: float | None = schedule(1.0, above=0, none="no clipping")
+    """Clip the global gradient norm to this (None: no clipping)."""
+
+
+_DEVICES = (lambda number: number == -1 or number >= 1, "at least 1, or -1 for what is left")
 
 
 @dataclass(frozen=True)
 class Mesh:
     """How devices are laid out; -1 takes what is left."""
 
-    data: int = free(-1)
+    data: int = free(-1, form=_DEVICES)
     """Devices over which the batch is split, parameters repeated."""
-    fsdp: int = free(1)
+    fsdp: int = free(1, form=_DEVICES)
     """Devices over which the batch and the parameters are both split."""
-    tensor: int = free(1)
+    tensor: int = free(1, form=_DEVICES)
     """Devices over which heads, feed-forward width and vocabulary are split."""
 
 
@@ -221,7 +233,7 @@ class Log:
     """Steps between lines in metrics.jsonl."""
     tensorboard: bool = free(True)
     """Also write TensorBoard event files."""
-    profile: str | None = free(None)
+    profile: str | None = free(None, form=(step_range, "A:B, two step numbers with A < B, such as 10:20"))
     """Write a jax trace of steps A:B (counted from the start of this process) under RUN/profile."""
 
 

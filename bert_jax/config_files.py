@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import math
 import operator
 import os
 import runpy
@@ -16,8 +17,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from bert_jax.config import EXCLUSIVE, Config, Kind
-from bert_jax.errors import BertJaxError, UsageError
+from bert_jax.arguments import join_repeated, one_line, repeatable_options, with_new_parts
+from bert_jax.config import EXCLUSIVE, Config, Kind, Phase, Train
+from bert_jax.errors import BertJaxError, UsageError, bad_usage
 
 _Dataclass = TypeVar("_Dataclass")
 
@@ -53,15 +55,19 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
     Errors: `BertJaxError` that lists the shipped names when nothing is there.
     """
     text = os.fspath(name_or_path)
+    names = ", ".join(shipped_configs())
     path = Path(text)
     if path.is_file():
+        if path.suffix != ".py":
+            raise BertJaxError(f"{text} is no CONFIG: expected a Python file (.py), or one of {names}")
         return path
     shipped = shipped_folder() / f"{text}.py"
     if "/" not in text and shipped.is_file():
         return shipped
     close = similar_config(text)
     hint = f"did you mean {close!r}? " if close else ""
-    raise BertJaxError(f"no configuration {text!r}: {hint}give a Python file, or one of {', '.join(shipped_configs())}")
+    what = f"{text} is a directory, no CONFIG" if path.is_dir() else f"no configuration {text!r}"
+    raise BertJaxError(f"{what}: {hint}give a Python file, or one of {names}")
 
 
 def load_config(name_or_path: str | os.PathLike[str] | Config) -> Config:
@@ -151,7 +157,7 @@ _LIMITS: dict[str, tuple[Callable[[Any, Any], bool], str]] = {
 
 
 def check_values(config: Any, where: str = "") -> None:
-    """Check every field of a configuration against its declared type and limits.
+    """Check every field of a configuration against its declared type and limits; numbers are finite, as JSON's are.
 
     Errors: `BertJaxError` naming the field, the value and what was expected.
     """
@@ -160,13 +166,30 @@ def check_values(config: Any, where: str = "") -> None:
         value = getattr(config, item.name)
         if not _matches(value, hints[item.name]):
             raise BertJaxError(f"{where}{item.name} is {value!r}: expected {_name(hints[item.name])}")
+        if isinstance(value, float) and not math.isfinite(value):
+            otherwise = f", or None for {item.metadata['none']}" if "none" in item.metadata else ""
+            raise BertJaxError(f"{where}{item.name} is {value!r}: expected a finite number{otherwise}")
         for limit, (keeps, words) in _LIMITS.items():
             if value is not None and limit in item.metadata and not keeps(value, item.metadata[limit]):
                 raise BertJaxError(f"{where}{item.name} is {value!r}: expected {words} {item.metadata[limit]}")
+        fits, words = item.metadata.get("form", (None, ""))
+        if fits is not None and value is not None and not fits(value):
+            raise BertJaxError(f"{where}{item.name} is {value!r}: expected {words}")
         for index, part in enumerate(value if isinstance(value, tuple) else (value,)):
             if dataclasses.is_dataclass(part):
                 place = f"{item.name}.{index}" if isinstance(value, tuple) else item.name
                 check_values(part, f"{where}{place}.")
+    if isinstance(config, Config):
+        _check_batches(config.train, where)
+
+
+def _check_batches(train: Train, where: str) -> None:
+    for phase, batch in enumerate([train.batch, *(phase.batch for phase in train.later_phases)]):
+        if batch % train.accumulation:
+            raise BertJaxError(
+                f"{where}train.accumulation is {train.accumulation}: expected a divisor of the batch, which is {batch} "
+                f"in phase {phase}"
+            )
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -219,15 +242,20 @@ def override(config: Config, arguments: list[str], program: str = "bert-jax pret
     """Apply `--section.field VALUE` arguments. Errors: `UsageError` in one line, with did-you-mean from tyro."""
     import tyro
 
+    if {"-h", "--help"} & set(arguments):
+        raise UsageError(f"--help is for the command line, not for overrides: run {program} --help")
+    arguments = join_repeated(arguments, repeatable_options(typing.get_type_hints(Config)))
+    phases = with_new_parts(config.train.later_phases, "--train.later-phases", Phase, arguments)
+    offered = dataclasses.replace(config, train=dataclasses.replace(config.train, later_phases=phases))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            changed = tyro.cli(Config, default=config, args=arguments, prog=program)
+            changed = tyro.cli(Config, default=offered, args=arguments, prog=program)
     except SystemExit as error:  # tyro draws a box and exits; a Python caller must get an error instead
-        words = said.getvalue().translate(dict.fromkeys(map(ord, "│─╭╮╰╯"), " ")).split("For full helptext")[0]
-        raise UsageError(" ".join(words.split())) from error
+        raise UsageError(one_line(said.getvalue())) from error
     changed = _in_place_of_another(config, changed)
-    check_values(changed)
+    with bad_usage():
+        check_values(changed)
     return changed
 
 

@@ -3,6 +3,11 @@
 A message names the thing, what came, what was expected and what to do, in one line.
 """
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -16,3 +21,14 @@ class BertJaxError(ValueError):
 
 class UsageError(BertJaxError):
     """The command line or the arguments of a function do not fit together: exit 2."""
+
+
+@contextlib.contextmanager
+def bad_usage() -> Iterator[None]:
+    """What is wrong inside was given as an argument: a `BertJaxError` becomes a `UsageError`."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except BertJaxError as error:
+        raise UsageError(str(error)) from error

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from bert_jax.arguments import require_at_least
 from bert_jax.bert_config import BertConfig
 from bert_jax.config import Config, Train
 from bert_jax.config import Mesh as MeshConfig
@@ -21,7 +22,7 @@ from bert_jax.data.drivers import batches
 from bert_jax.data.from_sources import leaving_no_empty_cache
 from bert_jax.data.pretraining import PretrainingData, chance_of, held_out_feed, open_pretraining_data
 from bert_jax.data.store import Store, load_store
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, UsageError, bad_usage
 from bert_jax.files import make_directory, require_absent
 from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.model.bert import abstract_parameters
@@ -56,7 +57,7 @@ def pretrain(
     if overrides:
         config = override(config, list(overrides))
     if (config.train.steps is None) == (config.train.minutes is None):
-        raise BertJaxError("give exactly one of train.steps and train.minutes: how long to train")
+        raise UsageError("give exactly one of train.steps and train.minutes: how long to train")
     existing = open_run(path) if is_run(path) else None
     init = _initial_model(existing, init)
     if existing is not None:
@@ -261,6 +262,9 @@ def evaluate(
     masked_share: float,
 ) -> dict[str, Any]:
     """Score a MODEL on one split of a token store; the arguments are those of `bert_jax.evaluate`."""
+    with bad_usage():
+        require_at_least(1, sequences=sequences)
+        check_values(Train(length=5 if length is None else length, batch=batch, masked_share=masked_share))
     loaded = load_model(model)
     if "masked_lm" not in loaded.heads:
         raise BertJaxError(
@@ -277,8 +281,6 @@ def evaluate(
     length = length if length is not None else min(128, longest)
     if length > longest:
         raise BertJaxError(f"--length {length}: {loaded.path} has {longest} positions; give no more")
-    if sequences < 1:
-        raise BertJaxError(f"--sequences {sequences}: expected at least 1")
     usual = Train(objective="mlm+nsp" if "next_sentence" in loaded.heads else "mlm")
     own = open_run(loaded.path).config.train if loaded.kind == "run" else usual
     train = Train(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from bert_jax import config_files
-from bert_jax.config import Config, Data, Phase, Train
+from bert_jax.config import Config, Data, Optimizer, Phase, Train
 from bert_jax.errors import BertJaxError, UsageError
 
 HEAD = "from bert_jax import Config, Train\n"
@@ -83,6 +84,24 @@ def test_overrides_are_typed_and_reach_phases() -> None:
     assert changed.total_steps == 16
 
 
+def test_overrides_add_phases() -> None:
+    new = [f"--train.later-phases.{i}.{name}" for i in (0, 1) for name in ("length=16", "batch=4", f"steps={i + 2}")]
+    changed = config_files.override(Config(train=Train(steps=5)), [*new, "--train.later_phases.1.restart"])
+    assert changed.train.later_phases == (Phase(16, 4, 2), Phase(16, 4, 3, restart=True))
+    again = config_files.override(changed, [argument.replace("s.1.", "s.2.") for argument in new])
+    assert again.train.later_phases == (*changed.train.later_phases, Phase(16, 4, 3))
+
+
+def test_what_is_no_python_file_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("null")
+    with pytest.raises(
+        BertJaxError, match=r"run.json is no CONFIG: expected a Python file \(.py\), or one of .*quickst"
+    ):
+        config_files.load_config(tmp_path / "run.json")
+    with pytest.raises(BertJaxError, match="is a directory, no CONFIG: give a Python file"):
+        config_files.load_config(tmp_path)
+
+
 def test_what_is_given_takes_the_place_of_what_it_excludes() -> None:
     config = Config(data=Data(sources=("text",)), train=Train(steps=5))
     changed = config_files.override(config, ["--train.minutes", "60", "--data.store", "a", "b"])
@@ -109,8 +128,21 @@ def test_a_file_that_fails_is_named_with_its_line(tmp_path: Path, text: str, mes
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--train.stepz", "7"], "--train.stepz.*--train.steps"),
-        (["--train.steps", "many"], "--train.steps.*many"),
+        (["--train.stepz", "7"], r"^Unrecognized options: --train.stepz, 7; did you mean --train.steps\?$"),
+        (
+            ["--train.stepz", "7", "--foo.bar", "3"],
+            r"^Unrecognized options: .*--foo.bar, 3; did you mean --train.steps\?$",
+        ),
+        (["--train.objective", "nsp"], r"^invalid choice 'nsp' for argument '--train.objective'.*'mlm\+sop'\)\.$"),
+        (["--help"], "--help is for the command line"),
+        (
+            ["--train.later-phases.0.length", "64"],
+            "Missing .*--train.later-phases.0.batch .*--train.later-phases.0.steps",
+        ),
+        (["--train.later-phases.1.length", "64"], "later-phases.1 is given and --train.later-phases.0 is not"),
+        (["--log.profile", "5"], "log.profile is '5': expected A:B, two step numbers"),
+        (["--log.profile", "20:10"], "log.profile is '20:10': expected A:B"),
+        (["--train.steps", "many"], r"^Error parsing --train.steps: no type .* from \['many'\]\.$"),
         (["--model.num-attention-heads", "5"], "num_attention_heads 5 does not divide hidden_size 768"),
     ],
 )
@@ -122,3 +154,18 @@ def test_bad_overrides_are_one_line_of_bad_usage(
     assert "\n" not in str(caught.value)
     assert "│" not in str(caught.value)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_numbers_are_finite(value: float, tmp_path: Path) -> None:
+    """JSON has no other numbers: in run.json an infinite rate would become null, which cannot be read back."""
+    with pytest.raises(BertJaxError, match=r"optimizer.eps is -?(inf|nan): expected a finite number$"):
+        config_files.check_values(Config(optimizer=Optimizer(eps=value)))
+    with pytest.raises(BertJaxError, match=r"clip_norm is -?(inf|nan): expected a finite number, or None for no clip"):
+        config_files.override(Config(), ["--optimizer.clip-norm", str(value)])
+    (tmp_path / "own.py").write_text(f"from bert_jax import *\nconfig = Config(train=Train(minutes=float('{value}')))")
+    with pytest.raises(BertJaxError, match=r"own.py: train.minutes is -?(inf|nan): expected a finite number"):
+        config_files.load_config(tmp_path / "own.py")
+    with pytest.raises(BertJaxError, match=r"train.later_phases.0.warmup is -?(inf|nan): expected a finite number"):
+        config_files.from_dict({"train": {"later_phases": [{"length": 8, "batch": 8, "steps": 8, "warmup": value}]}})
+    assert config_files.override(Config(), ["--optimizer.clip-norm", "None"]).optimizer.clip_norm is None

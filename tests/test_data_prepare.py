@@ -400,7 +400,7 @@ def test_nothing_is_left_of_the_text(tmp_path: Path, tokenizer: Tokenizer) -> No
     refused("holds no text", out, [str(tmp_path / "empty.txt")], tokenizer)
     refused("gives no documents", out, [["\u200b"]], tokenizer, workers=1)
     match = "all 2 were left out.*lower --min-document-sentences"
-    refused(match, out, [["a b", "c"]], tokenizer, workers=1, min_document_sentences=2)
+    refused(match, out, iter(["a b", "c"]), tokenizer, workers=1, min_document_sentences=2)
     refused("all 1 documents fell into the held-out part", out, [["a"]], tokenizer, workers=1, eval_fraction=0.999999)
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]  # the same call could not go on with anything
 

@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "bert_jax"
-BOTTOM_ROW = ("errors", "files", "huge_pages", "console", "batch", "compat", "bert_config", "config", "config_files")
+BOTTOM_ROW = (
+    "errors",
+    "files",
+    "huge_pages",
+    "console",
+    "batch",
+    "compat",
+    "bert_config",
+    "config",
+    "arguments",
+    "config_files",
+)
 ROOMS = (
     "text",
     "data",

@@ -62,6 +62,11 @@ def test_a_making_that_was_killed_is_taken_up(tmp_path: Path, monkeypatch: pytes
     [
         (lambda values: values.update(format=99), "has format 99, this version reads 1: install a newer"),
         (lambda values: values.pop("config"), "is not as it was written"),
+        (
+            lambda values: values["config"]["optimizer"].update(learning_rate=None),
+            r"run.json: optimizer.learning_rate is None: expected float",
+        ),
+        (lambda values: values["config"].update(trian={}), r"run.json: unknown config field trian"),
         (lambda values: values["config"]["train"].update(stepz=3), "unknown config field train.stepz"),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from bert_jax.arguments import require_at_least
 from bert_jax.console import progress
 from bert_jax.data.one_reader import one_reader
 from bert_jax.data.pool import available_cores, map_unordered
@@ -117,8 +118,7 @@ def vocabulary_from_source(
     for name, given, of in (("--min-count", min_count is not None, "words"), ("--compare", compare, "wordpiece")):
         if given and kind != of:
             raise UsageError(f"{name} is for vocabularies of kind {of}, not {kind}: leave it out")
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers}: expected at least 1")
+    require_at_least(1, size=size, min_count=min_count, workers=workers)
     require_absent(out)
     others = {os.fspath(path): read_vocabulary(path) for path in compare}
     counts = count_source(source, kind, cased, sample_bytes, workers)

@@ -23,12 +23,12 @@ from bert_jax.data.manifest import VERSION, make_manifest
 from bert_jax.data.one_reader import one_reader
 from bert_jax.data.pool import available_cores, map_unordered
 from bert_jax.data.repeats import mark_repeated
-from bert_jax.data.sources import WHOLE_BYTES, Source, SourceSpec, open_sources
+from bert_jax.data.sources import WHOLE_BYTES, Source, Sources, open_sources
 from bert_jax.data.statistics import CHINESE_LIMIT, Statistics, summarise, table_of, warnings_of
 from bert_jax.data.store import Store, load_store, partial_path
 from bert_jax.data.streams import EncodingErrors, Unit
 from bert_jax.data.worker import Hopeless, Job, hash_lines, initialise, is_finished, release, write_shard
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.files import clear_errors, digest, lock, read_json, require_absent, write_json
 from bert_jax.text.interface import Tokenizer
 from bert_jax.text.segmenters import load_segmenter
@@ -42,7 +42,7 @@ Shards = list[tuple[str, list[Unit]]]
 
 
 def prepare(
-    sources: Sequence[SourceSpec] | SourceSpec,
+    sources: Sources,
     tokenizer: str | os.PathLike[str] | Tokenizer,
     out: str | os.PathLike[str],
     *,
@@ -58,7 +58,7 @@ def prepare(
     """Make the token store `out` from text; returns (and logs) a summary of the corpus.
 
     Args:
-      sources: one or several SOURCEs.
+      sources: one or several SOURCEs, in the forms of `sources.as_sources`.
       tokenizer: a tokenizer, or its directory; a copy goes into the store.
       eval_fraction: share of documents held out, in [0, 1), chosen by a hash of their text.
       segmenter: `jieba`, `rjieba`, `spaces` or `MODULE:FUNCTION`: takes word starts from a word segmenter.
@@ -82,7 +82,7 @@ def prepare(
     target = Path(os.path.abspath(out))
     require_absent(target)
     _check_settings(eval_fraction, min_document_sentences, workers)
-    source = open_sources(_as_list(sources), encoding_errors=encoding_errors, unit_bytes=_UNIT_BYTES)
+    source = open_sources(sources, encoding_errors=encoding_errors, unit_bytes=_UNIT_BYTES)
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = load_tokenizer(tokenizer)
     shards = _group(source.units())
@@ -104,16 +104,11 @@ def prepare(
 
 def _check_settings(eval_fraction: float, min_document_sentences: int, workers: int | None) -> None:
     if not 0 <= eval_fraction < 1:
-        raise BertJaxError(f"eval_fraction is {eval_fraction}: expected a share from 0 to below 1")
+        raise UsageError(f"eval_fraction is {eval_fraction}: expected a share from 0 to below 1")
     if min_document_sentences < 1:
-        raise BertJaxError(f"min_document_sentences is {min_document_sentences}: expected 1 or more")
+        raise UsageError(f"min_document_sentences is {min_document_sentences}: expected 1 or more")
     if workers is not None and workers < 1:
-        raise BertJaxError(f"workers is {workers}: expected 1 or more")
-
-
-def _as_list(sources: Sequence[SourceSpec] | SourceSpec) -> list[SourceSpec]:
-    """Several sources are a list or tuple whose members are names or iterables; strings in a list are names."""
-    return list(sources) if isinstance(sources, list | tuple) else [sources]  # type: ignore[list-item]
+        raise UsageError(f"workers is {workers}: expected 1 or more")
 
 
 def _group(units: list[Unit]) -> Shards:

@@ -20,7 +20,7 @@ from bert_jax.data.from_sources import store_from_sources
 from bert_jax.data.records import RecordsFeed, make_records_feed
 from bert_jax.data.sources import open_sources
 from bert_jax.data.store import Store, load_store, verify_once
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 PAIR_SEED_OF_EVALUATION = 0
@@ -213,7 +213,7 @@ def _check_records(config: Config) -> None:
 def _open(spec: str) -> tuple[Store, float]:
     """A store written PATH or PATH=WEIGHT."""
     if not spec:
-        raise BertJaxError("data.store '': expected PATH or PATH=WEIGHT")
+        raise UsageError("data.store '': expected PATH or PATH=WEIGHT")
     path, separator, weight = spec.rpartition("=")
     if not separator or Path(spec).exists():
         return load_store(spec), 1.0
@@ -222,7 +222,7 @@ def _open(spec: str) -> tuple[Store, float]:
     except ValueError:
         share = math.nan
     if not 0 < share < math.inf:
-        raise BertJaxError(f"data.store {spec!r}: expected PATH or PATH=WEIGHT with a positive number")
+        raise UsageError(f"data.store {spec!r}: expected PATH or PATH=WEIGHT with a positive number")
     return load_store(path), share
 
 
@@ -251,7 +251,7 @@ def _evaluation_stores(config: Config, stores: tuple[Store, ...], tokenizer: Tok
     for spec in config.evaluate.stores:
         name, separator, path = spec.partition("=")
         if not separator or not name.isidentifier() or name in (*found, "eval") or not path:
-            raise BertJaxError(f"evaluate.stores {spec!r}: expected NAME=PATH with a plain NAME of its own, not eval")
+            raise UsageError(f"evaluate.stores {spec!r}: expected NAME=PATH with a plain NAME of its own, not eval")
         found[name] = load_store(path)
     for name, store in found.items():
         if store.tokenizer_fingerprint != tokenizer.fingerprint:

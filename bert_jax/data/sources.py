@@ -8,6 +8,8 @@
 * `stdlib`: the documentation that ships with CPython.
 * any iterable of strings (a document each) or of lists of sentences, copied to a temporary file.
 
+In Python a string or path is one source, a list of them several; `as_sources` says what else a list may hold.
+
 A field is what follows the last `:` unless it holds a `/`.
 """
 
@@ -15,18 +17,17 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
-import re
 import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from bert_jax.data.documents import Document, read_line_unit, recognise
+from bert_jax.data.iterables import PASS_DOCUMENTS, Sources, SourceSpec, as_sources, write_documents
 from bert_jax.data.parquet import MAGIC as PARQUET_MAGIC
 from bert_jax.data.parquet import parquet_documents, parquet_units
 from bert_jax.data.stdlib import stdlib_documents
@@ -34,8 +35,6 @@ from bert_jax.data.streams import UNIT_BYTES, EncodingErrors, Unit, compression_
 from bert_jax.data.tfds_source import tfds_documents, tfds_units
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors, digest
-
-SourceSpec = str | os.PathLike[str] | Iterable[str] | Iterable[list[str]]
 
 READER_VERSION = 1
 """Part of every fingerprint: raised when the same bytes would give other documents."""
@@ -98,7 +97,7 @@ def open_source(
     if isinstance(spec, os.PathLike):
         return _open_files(os.fspath(spec), None, encoding_errors, unit_bytes)
     if not isinstance(spec, str):
-        return _spool("<iterable>", lambda file: _write_documents(spec, file), encoding_errors, unit_bytes)
+        return _spool("<iterable>", lambda file: write_documents(spec, file), encoding_errors, unit_bytes)
     if spec == "-":
         return _spool(
             "<stdin>", lambda file: shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20), encoding_errors, unit_bytes
@@ -106,7 +105,7 @@ def open_source(
     if spec == "stdlib":
         return _spool(
             spec,
-            lambda file: _write_documents(map(list, stdlib_documents()), file),
+            lambda file: write_documents(map(list, stdlib_documents()), file),
             encoding_errors,
             min(unit_bytes, _STDLIB_UNIT_BYTES),
         )
@@ -116,10 +115,9 @@ def open_source(
     return _open_files(path, field, encoding_errors, unit_bytes)
 
 
-def open_sources(
-    specs: Iterable[SourceSpec], *, encoding_errors: EncodingErrors = "strict", unit_bytes: int = UNIT_BYTES
-) -> Source:
-    """Several sources one after the other, as one."""
+def open_sources(given: Sources, *, encoding_errors: EncodingErrors = "strict", unit_bytes: int = UNIT_BYTES) -> Source:
+    """Several sources one after the other, as one; what may be given says `as_sources`."""
+    specs = as_sources(given)
     sources = [open_source(spec, encoding_errors=encoding_errors, unit_bytes=unit_bytes) for spec in specs]
     if not sources:
         raise BertJaxError("no source was given: name at least one with --source")
@@ -171,35 +169,6 @@ def _spool(name: str, write: Callable[[IO[bytes]], Any], encoding_errors: Encodi
     return source
 
 
-def _write_documents(documents: Iterable[Any], file: IO[bytes]) -> None:
-    """Documents of an iterable as JSON lines."""
-    try:
-        iterator = iter(documents)
-    except TypeError:
-        raise BertJaxError(f"a source is a name or an iterable of documents, not {type(documents).__name__}") from None
-    for index, document in enumerate(iterator):
-        sentences = list(document) if isinstance(document, list | tuple) else None
-        if not isinstance(document, str) and (
-            sentences is None or not all(isinstance(sentence, str) for sentence in sentences)
-        ):
-            raise BertJaxError(
-                f"<iterable>, document {index}: {type(document).__name__}, expected a string or a list of sentences"
-            )
-        if index == 0 and isinstance(document, str) and _is_file_name(document):
-            raise BertJaxError(
-                f"<iterable>, document 0 is the name of a file ({document}): give file names one by one as sources"
-            )
-        file.write(json.dumps(document if sentences is None else sentences).encode() + b"\n")
-
-
-def _is_file_name(text: str) -> bool:
-    return (
-        re.fullmatch(r"\S{1,4096}", text) is not None
-        and re.search(r"\w[./]\w", text) is not None
-        and os.path.exists(text)
-    )
-
-
 def _open_tfds(spec: str, encoding_errors: EncodingErrors) -> Source:
     units = tfds_units(spec, encoding_errors)
 
@@ -245,6 +214,8 @@ def list_files(text: str) -> list[tuple[str, str]]:
     if not found:
         what = "no such file, directory or glob match" if not os.path.isdir(path) else "the directory holds no files"
         hint = "; copy it to a local path first" if "://" in text else ""
+        if " " in text and not os.path.isdir(path):
+            hint = f"; if it is a text: {PASS_DOCUMENTS}"
         raise BertJaxError(f"source {text}: {what}{hint}")
     return sorted({(Path(os.path.relpath(file, base or ".")).as_posix(), file) for file in found})
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.infer.batching import Encoded
 from bert_jax.text.tokenizer import Tokenizer
 
@@ -35,7 +35,7 @@ def fill_masks(
     """
     bert.require_head("masked_lm", "fill masks")
     if top_k < 1:
-        raise BertJaxError(f"top_k is {top_k}: expected at least 1")
+        raise UsageError(f"top_k is {top_k}: expected at least 1")
     allowed = None if candidates is None else candidate_ids(bert.tokenizer, candidates)
     top_k = min(top_k, bert.tokenizer.vocab_size if allowed is None else len(allowed))
 
@@ -74,7 +74,7 @@ def candidate_ids(tokenizer: Tokenizer, candidates: Sequence[str]) -> np.ndarray
             pieces = " ".join(tokenizer.pieces(own)) or "nothing"
             raise BertJaxError(f"candidate {word!r} is {pieces} to this tokenizer: expected a word that is one piece")
     if not ids:
-        raise BertJaxError("no candidates: give at least one word, or leave the option out")
+        raise UsageError("no candidates: give at least one word, or leave the option out")
     return np.array(list(ids), np.int32)
 
 

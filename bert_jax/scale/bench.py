@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from bert_jax.arguments import require_at_least
 from bert_jax.errors import UsageError
 
 
@@ -41,6 +42,10 @@ def bench(what: str, config: str | None = None, **options: Any) -> dict[str, Any
         if name not in known:
             spelt = ", ".join(f"--{key.replace('_', '-')}" for key in known if key != "config")
             raise UsageError(f"bench {what} has no option --{name.replace('_', '-')}: it has {spelt}")
+    counts = ("length", "batch", "predictions", "accumulation", "steps", "workers", "tokens", "repeats")
+    require_at_least(1, **{name: given.get(name) for name in counts})
+    require_at_least(0, warmup=given.get("warmup"), seed=given.get("seed"))
+    require_at_least(0.001, megabytes=given.get("megabytes"))
     return function(**given)
 
 

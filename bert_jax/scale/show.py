@@ -21,7 +21,7 @@ from bert_jax.config import Config, Data, Train
 from bert_jax.config_files import check_values
 from bert_jax.data.feed import AnyFeed
 from bert_jax.data.pretraining import open_pretraining_data
-from bert_jax.errors import BertJaxError, UsageError
+from bert_jax.errors import BertJaxError, UsageError, bad_usage
 from bert_jax.files import to_json
 from bert_jax.formats.model import find_model
 from bert_jax.text.tokenizer import Tokenizer
@@ -140,7 +140,7 @@ def show(
     `BertJaxError` for a step past the end, a run whose store is not there or is another one.
     """
     if step < 0 or count < 1:
-        raise BertJaxError(f"step {step}, count {count}: expected a step from 0 and a count from 1")
+        raise UsageError(f"step {step}, count {count}: expected a step from 0 and a count from 1")
     path = Path(store_or_run)
     is_store = (path / "manifest.json").is_file()
     of_a_store = {"length": length, "batch": batch, "seed": seed, "whole-words": whole_words or None}
@@ -158,7 +158,8 @@ def show(
                 whole_words=whole_words,
             )
             train = dataclasses.replace(train, predictions=math.ceil(train.masked_share * train.length))
-            check_values(train, "train.")
+            with bad_usage():
+                check_values(train)
             shown = shown_step(Config(data=Data(store=(str(path),), cache=plans), train=train), path, step)
         else:
             shown = shown_run(path, step, store)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, UsageError
 
 _FORMS = "jieba, rjieba, spaces or MODULE:FUNCTION"
 
@@ -57,7 +57,7 @@ def load_segmenter(name: str) -> Segmenter:
         return Segmenter(f"rjieba {_version('rjieba')}", _import("rjieba").cut)
     module, colon, function = name.partition(":")
     if not colon or not module or not function:
-        raise BertJaxError(f"segmenter {name!r}: expected {_FORMS}")
+        raise UsageError(f"segmenter {name!r}: expected {_FORMS}")
     cut = getattr(_import(module), function, None)
     if not callable(cut):
         raise BertJaxError(f"segmenter {name!r}: {module} has no function {function}")

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import files
-from bert_jax.config import Config
+from bert_jax.config import Config, step_range
 from bert_jax.console import log, progress, warn
 from bert_jax.errors import BertJaxError
 from bert_jax.train.chance import chance_text, first_loss_warning, patience_steps, still_improving, stuck_warning
@@ -30,7 +30,7 @@ from bert_jax.train.metrics import Counters, Meter, MetricsWriter, read_metrics
 from bert_jax.train.run import Run
 from bert_jax.train.schedule import stretches
 from bert_jax.train.signals import stop_requests
-from bert_jax.train.tracing import steps_to_trace, trace
+from bert_jax.train.tracing import trace
 
 Feed = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
 OnMetrics = Callable[[dict[str, Any]], None]
@@ -72,7 +72,7 @@ def train(
     """
     total, chance, evaluations = config.total_steps, dict(chance or {}), dict(evaluations or {})
     programs = functools.cache(program_for_phase)
-    traced = steps_to_trace(config.log.profile)
+    traced = None if config.log.profile is None else step_range(config.log.profile)
     first_process = jax.process_index() == 0
 
     with ExitStack() as stack:

@@ -248,6 +248,13 @@ def _place_tokenizer(directory: Path, tokenizer: Any, remedy: str) -> bool:
     return False
 
 
+def _stored_config(folder: Path, values: Mapping[str, Any]) -> Config:
+    try:
+        return from_dict(values)
+    except BertJaxError as error:
+        raise BertJaxError(f"{folder / RUN_FILE}: {error}") from error
+
+
 def open_run(path: str | Path) -> Run:
     """Read a run directory. Errors: `BertJaxError` when `path` is none, is broken, or has a format of the future."""
     folder = Path(path)
@@ -263,7 +270,7 @@ def open_run(path: str | Path) -> Run:
             )
         return Run(
             path=folder,
-            config=from_dict(values["config"]),
+            config=_stored_config(folder, values["config"]),
             fingerprints=dict(values["fingerprints"]),
             numerics=dict(values["numerics"]),
             initialized_from=values["initialized_from"],

@@ -10,17 +10,6 @@ from pathlib import Path
 import jax
 
 from bert_jax.console import clock, log
-from bert_jax.errors import BertJaxError
-
-
-def steps_to_trace(text: str | None) -> tuple[int, int] | None:
-    """`A:B` as two integers. Errors: `BertJaxError`."""
-    if text is None:
-        return None
-    first, _, last = text.partition(":")
-    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-        raise BertJaxError(f"log.profile is {text!r}: expected A:B, two step numbers with A < B, such as 10:20")
-    return int(first), int(last)
 
 
 @contextmanager
