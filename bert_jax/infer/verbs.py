@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_jax.errors import BertJaxError, UsageError
-from bert_jax.files import atomic_writer, clear_errors, to_json
+from bert_jax.files import atomic_writer, clear_errors, require_writable, to_json
 from bert_jax.infer.fill_mask import fill_masks
 from bert_jax.infer.next_sentence import next_sentences
 
@@ -47,10 +47,12 @@ def options_of(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_out(task: str, out: str | None) -> None:
-    """Errors: `UsageError` for a file whose suffix `task` cannot write."""
+    """Errors: `UsageError` for a file whose suffix `task` cannot write, `BertJaxError` where none can be written."""
     known = (".jsonl", *VERBS[task].writers)
     if out is not None and Path(out).suffix not in known:
         raise UsageError(f"--out {out}: {task} writes {', '.join(known)}; expected a name that ends so")
+    if out is not None:
+        require_writable(out)
 
 
 def answer_lines(bert: Bert, task: str, inputs: Iterable[Input], options: Mapping[str, Any], out: str | None) -> Any:
