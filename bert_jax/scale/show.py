@@ -174,11 +174,8 @@ def shown_run(path: Path, step: int, store: str | None = None) -> Shown:
         raise BertJaxError(f"{path} is {kind.title}: give a token store or a run directory")
     run = open_run(path)
     config = run.config
-    places = [
-        (spec, Path(spec if Path(spec).exists() else spec.rpartition("=")[0] or spec)) for spec in config.data.store
-    ]
-    for spec, place in places:
-        if store is None and not place.exists():
+    for spec in config.data.store if store is None else ():
+        if not (Path(spec).exists() or Path(spec.rpartition("=")[0] or spec).exists()):
             raise BertJaxError(f"the store of {path}, {spec}, is not there: say with --store where it lies now")
     if store is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=(store,), sources=()))
