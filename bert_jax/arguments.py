@@ -81,10 +81,8 @@ def with_new_parts(parts: tuple[Any, ...], option: str, kind: type, arguments: I
     """
     import tyro
 
-    spoken = {
-        _spelt(argument).removeprefix(f"{option}.").partition(".")[0] for argument in arguments if "." in argument
-    }
-    numbers = {int(text) for text in spoken if text.isdecimal()}
+    named = (re.match(rf"{re.escape(option)}\.(\d+)\.", _spelt(argument)) for argument in arguments)
+    numbers = {int(found[1]) for found in named if found}
     for number in range(len(parts), max(numbers, default=-1) + 1):
         if number not in numbers:
             raise UsageError(
