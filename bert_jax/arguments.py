@@ -81,10 +81,8 @@ def with_new_parts(parts: tuple[Any, ...], option: str, kind: type, arguments: I
     """
     import tyro
 
-    spoken = {
-        _spelt(argument).removeprefix(f"{option}.").partition(".")[0] for argument in arguments if "." in argument
-    }
-    numbers = {int(text) for text in spoken if text.isdecimal()}
+    named = (re.match(rf"{re.escape(option)}\.(\d+)\.", _spelt(argument)) for argument in arguments)
+    numbers = {int(found[1]) for found in named if found}
     for number in range(len(parts), max(numbers, default=-1) + 1):
         if number not in numbers:
             raise UsageError(
@@ -101,8 +99,10 @@ def with_new_parts(parts: tuple[Any, ...], option: str, kind: type, arguments: I
 
 def one_line(said: str) -> str:
     """What tyro draws in a box when it refuses arguments, as one line: without title, help texts and other guesses."""
-    lines = [line.strip("│| ") for line in said.splitlines() if not line.startswith(tuple("╭╰+"))]  # + where not UTF-8
-    text = " ".join(" ".join(line for line in lines if not set(line) <= set("─-")).split())
+    drawn = [line for line in said.splitlines() if line.strip()]
+    title = drawn.pop(0) if drawn else ""  # in the frame, or without one where stderr is not UTF-8
+    lines = [line.strip("│ ") for line in drawn if not line.startswith("╰")]
+    text = " ".join(" ".join(line for line in lines if not set(line) <= set("─- ")).split()) or title
     for more in ("For full helptext", "Argument helptext:", "Got errors:"):
         text = text.partition(more)[0]
     text, _, similar = re.sub("Arguments similar to [^ ]+:", _SIMILAR, text).partition(_SIMILAR)

@@ -134,6 +134,17 @@ def require_absent(path: str | os.PathLike[str]) -> None:
         raise BertJaxError(f"{target} exists and is not empty: give another path, or remove it first")
 
 
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Error unless a file or directory `path` can be made: said before long work, not after it.
+
+    Nothing is left behind: folders above it that are missing are made when it is written.
+    """
+    target = Path(os.path.abspath(path))
+    above = next(folder for folder in target.parents if folder.exists())
+    with clear_errors("write", target), tempfile.TemporaryFile(dir=above):
+        pass
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """Hex SHA-256 of a file's bytes."""
     with clear_errors("read", path), open(path, "rb") as file:

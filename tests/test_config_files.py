@@ -86,6 +86,7 @@ def test_overrides_are_typed_and_reach_phases() -> None:
 
 def test_overrides_add_phases() -> None:
     new = [f"--train.later-phases.{i}.{name}" for i in (0, 1) for name in ("length=16", "batch=4", f"steps={i + 2}")]
+    assert config_files.override(Config(), ["--train.minutes", "0.5"]).train.later_phases == ()  # 0.5 is no phase
     changed = config_files.override(Config(train=Train(steps=5)), [*new, "--train.later_phases.1.restart"])
     assert changed.train.later_phases == (Phase(16, 4, 2), Phase(16, 4, 3, restart=True))
     again = config_files.override(changed, [argument.replace("s.1.", "s.2.") for argument in new])

@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bert_jax import files
+from bert_jax import cli, files
 from bert_jax.errors import BertJaxError
 
 
@@ -103,3 +104,23 @@ def test_lines_of_stdin_are_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyP
 def test_half_a_surrogate_pair_stays_json() -> None:
     text = files.to_json({"text": "é\ud800"})
     assert text.encode("utf-8") and json.loads(text) == {"text": "é\ud800"}
+
+
+def test_where_nothing_can_be_written_is_known_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BertJaxError, match=r"cannot write .*file/out: Not a directory"):
+        files.require_writable(tmp_path / "file" / "out")
+    files.require_writable(tmp_path / "new" / "deep" / "out")
+    files.require_writable(tmp_path / "file")  # may be replaced
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_commands_look_where_they_write_before_they_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(*_: Any, **__: Any) -> None:
+        pytest.fail("worked before it looked")
+
+    for place in ("data.counting.count_source", "formats.convert.load_model", "infer.loaded.load"):
+        monkeypatch.setattr(f"bert_jax.{place}", work)
+    (tmp_path / "file").write_text("A text.\n")
+    for line in ("vocab --source {0} --out {0}/x", "convert {0} {0}/x", "predict fill-mask {0} a --out {0}/x.jsonl"):
+        assert cli.main(line.format(tmp_path / "file").split()) == 1

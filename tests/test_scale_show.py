@@ -144,6 +144,11 @@ def test_bad_requests(tmp_path: Path, store: Path) -> None:
     other = lengths_store(tmp_path / "other", drawn_documents(60, seed=1)).path
     with pytest.raises(BertJaxError, match="was trained on store .* found is .*: name the store it was trained on"):
         shown_run(tmp_path / "run", 0, str(other))
+    (tmp_path / "other").rename(tmp_path / "moved")
+    make_run(tmp_path / "lost", tmp_path / "moved")
+    (tmp_path / "moved").rename(tmp_path / "moved again")
+    with pytest.raises(BertJaxError, match=r"store of .*lost, .*moved, is not there: say with --store where it lies"):
+        list(show(tmp_path / "lost"))
     copy = lengths_store(tmp_path / "copy", drawn_documents(60)).path
     assert shown_run(tmp_path / "run", 0, str(copy)).config.data.store == (str(copy),)
 

@@ -14,7 +14,7 @@ from bert_jax.data.pool import available_cores, map_unordered
 from bert_jax.data.sources import Source, read_unit
 from bert_jax.data.streams import Unit
 from bert_jax.errors import UsageError
-from bert_jax.files import require_absent
+from bert_jax.files import require_absent, require_writable
 from bert_jax.text.tokenizer_files import read_vocabulary
 from bert_jax.text.vocabulary import SAMPLE_BYTES, make_vocabulary
 from bert_jax.text.word_counts import VocabularyKind, WordCounts, count_words
@@ -120,6 +120,7 @@ def vocabulary_from_source(
             raise UsageError(f"{name} is for vocabularies of kind {of}, not {kind}: leave it out")
     require_at_least(1, size=size, min_count=min_count, workers=workers)
     require_absent(out)
+    require_writable(out)
     others = {os.fspath(path): read_vocabulary(path) for path in compare}
     counts = count_source(source, kind, cased, sample_bytes, workers)
     return make_vocabulary(counts, size, kind, cased, out, min_count=min_count, compare=others)

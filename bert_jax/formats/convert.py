@@ -8,7 +8,7 @@ from typing import Any
 
 from bert_jax.console import log
 from bert_jax.errors import UsageError
-from bert_jax.files import make_directory
+from bert_jax.files import make_directory, require_absent, require_writable
 from bert_jax.formats.hugging_face import write_model_directory
 from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.formats.stablehlo import write_stablehlo
@@ -21,6 +21,8 @@ def convert(model: str, out: str, to: str, cased: bool | None = None) -> dict[st
     """
     if to not in FORMATS:
         raise UsageError(f"--to {to}: expected one of {', '.join(FORMATS)}")
+    require_absent(out)
+    require_writable(out)
     loaded = load_model(model, cased=cased)
     if loaded.report is not None:
         for line in loaded.report.lines():

@@ -15,7 +15,7 @@ from bert_jax.console import log
 from bert_jax.data.counting import count_source
 from bert_jax.data.sources import Source
 from bert_jax.errors import BertJaxError, UsageError
-from bert_jax.files import make_directory, require_absent
+from bert_jax.files import make_directory, require_absent, require_writable
 from bert_jax.formats.hugging_face import write_model_directory
 from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.text.tokenizer import WordPieceTokenizer
@@ -52,6 +52,7 @@ def extend_model(
     if add < 1:
         raise UsageError(f"--add {add}: expected at least 1")
     require_absent(out)
+    require_writable(out)
     loaded = load_model(model)
     tokenizer = loaded.tokenizer
     if not isinstance(tokenizer, WordPieceTokenizer):

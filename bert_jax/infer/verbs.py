@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_jax.errors import BertJaxError, UsageError
-from bert_jax.files import atomic_writer, clear_errors, to_json
+from bert_jax.files import atomic_writer, clear_errors, require_writable, to_json
 from bert_jax.infer.attention import attention_answers
 from bert_jax.infer.attention_page import write_page
 from bert_jax.infer.attention_picture import write_picture
@@ -88,10 +88,12 @@ def _numbers(name: str, given: str | Sequence[int]) -> tuple[int, ...]:
 
 
 def check_out(task: str, out: str | None) -> None:
-    """Errors: `UsageError` for a file whose suffix `task` cannot write."""
+    """Errors: `UsageError` for a file whose suffix `task` cannot write, `BertJaxError` where none can be written."""
     known = (".jsonl", *VERBS[task].writers, *VERBS[task].pages)
     if out is not None and Path(out).suffix not in known:
         raise UsageError(f"--out {out}: {task} writes {', '.join(known)}; expected a name that ends so")
+    if out is not None:
+        require_writable(out)
 
 
 def answer_lines(bert: Bert, task: str, inputs: Iterable[Input], options: Mapping[str, Any], out: str | None) -> Any:

@@ -21,13 +21,13 @@ VOCABULARY_SIZE = 30522
 _BATCH_CHARACTERS = 1 << 18
 
 
-def sources_or_synthetic(source: Iterable[str], cache: Path) -> tuple[str, ...]:
+def sources_or_synthetic(source: Iterable[str], cache: Path, megabytes: float = SYNTHETIC_MEGABYTES) -> tuple[str, ...]:
     """The sources asked for, or a text drawn from a seed, equal on every machine, under `cache`."""
     given = tuple(source)
     if given:
         return given
-    log(f"drawing {SYNTHETIC_MEGABYTES:g} MB of synthetic text; --source PATH names a real one instead")
-    write_synthetic_text(cache / "synthetic.txt", megabytes=SYNTHETIC_MEGABYTES)
+    log(f"drawing {megabytes:g} MB of synthetic text; --source PATH names a real one instead")
+    write_synthetic_text(cache / "synthetic.txt", megabytes=megabytes)
     return (str(cache / "synthetic.txt"),)
 
 
@@ -53,8 +53,11 @@ def tokenizer_directory(tokenizer: str | None, sources: Iterable[str], cache: Pa
     """The tokenizer asked for, or a WordPiece vocabulary of 30,522 made from the sources under `cache`."""
     if tokenizer is not None:
         return Path(tokenizer)
-    log(f"making a vocabulary of {VOCABULARY_SIZE:,} entries first; --tokenizer DIR names one instead")
-    texts = (" ".join(document) for document in documents_of(sources, 20))
+    log(
+        f"making a vocabulary of {VOCABULARY_SIZE:,} entries from up to {SYNTHETIC_MEGABYTES:g} MB first; "
+        "--tokenizer DIR names one instead"
+    )
+    texts = (" ".join(document) for document in documents_of(sources, SYNTHETIC_MEGABYTES))
     make_vocabulary(texts, size=VOCABULARY_SIZE, kind="wordpiece", cased=False, out=cache / "tokenizer")
     return cache / "tokenizer"
 
@@ -72,7 +75,8 @@ def bench_tokenize(
     tokenizers. Without `source` the text is drawn from a seed; without `tokenizer` a vocabulary is made from it first.
     """
     with tempfile.TemporaryDirectory() as cache:
-        sources = sources_or_synthetic(source, Path(cache))
+        drawn = megabytes if tokenizer is not None else max(megabytes, SYNTHETIC_MEGABYTES)  # for the vocabulary
+        sources = sources_or_synthetic(source, Path(cache), drawn)
         directory = tokenizer_directory(tokenizer, sources, Path(cache))
         documents = list(documents_of(sources, megabytes))
         size = text_bytes(documents) / 1e6

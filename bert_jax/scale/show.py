@@ -174,6 +174,9 @@ def shown_run(path: Path, step: int, store: str | None = None) -> Shown:
         raise BertJaxError(f"{path} is {kind.title}: give a token store or a run directory")
     run = open_run(path)
     config = run.config
+    for spec in config.data.store if store is None else ():
+        if not (Path(spec).exists() or Path(spec.rpartition("=")[0] or spec).exists()):
+            raise BertJaxError(f"the store of {path}, {spec}, is not there: say with --store where it lies now")
     if store is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=(store,), sources=()))
     shown = shown_step(config, path, step, run.fingerprints.get("store"))

@@ -132,7 +132,7 @@ def wordpiece_entries(words: Mapping[str, int], size: int, cased: bool, unused: 
         possible = len(reserved) + len(alphabet) + len(pieces)
         raise BertJaxError(
             f"the text is too small for a vocabulary of {size:,}: at most {possible:,} entries are possible; "
-            "ask for fewer (--size), or give more text"
+            "ask for fewer (--size, or data.vocab_size in pretrain), or give more text"
         )
     pieces = _most_used(alphabet, pieces[: int(_SURPLUS * room)], learned)[: room - len(alphabet)]
     return [*reserved, *alphabet, *pieces]
@@ -284,7 +284,7 @@ def sentencepiece_model(words: Mapping[str, int], size: int, cased: bool) -> byt
         if possible:
             raise BertJaxError(
                 f"the text is too small for a vocabulary of {size:,}: at most {int(possible[1]):,} entries are "
-                "possible; ask for fewer (--size), or give more text"
+                "possible; ask for fewer (--size, or data.vocab_size in pretrain), or give more text"
             ) from error
         reason = str(error).strip().splitlines()[-1]
         raise BertJaxError(f"SentencePiece cannot make a vocabulary of {size:,} from this text: {reason}") from error
