@@ -6,8 +6,8 @@
 The vocabulary (4,096 pieces) and the token store are made first, under RUN/data. Pairs are drawn as published.
 On two cores about six minutes of training. Then, of the documentation of Python 3.13 (the smallest), 0.245 of the
 masked words of held-out documents are right (always the commonest token: 0.058) and 0.733 of the next sentences (always
-the commoner label: 0.552). Many small steps learn more here than few large ones. The rate is as high as it goes: with a
-warm-up of a tenth of the steps the same text made the model diverge, and at half the rate it gave 0.233 and 0.652.
+the commoner label: 0.552). Many small steps learn more here than few large ones. At half the
+rate with a warm-up of a tenth of the steps the same text gave 0.233 and 0.652.
 """
 
 from bert_jax import BertConfig, Checkpoint, Config, Data, Evaluate, Log, Optimizer, Train
