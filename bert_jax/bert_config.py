@@ -167,6 +167,8 @@ class BertConfig:
         given = {name: value for name, value in values.items() if name in known}
         if "hidden_act" in given:
             given["hidden_act"] = _canonical_activation(given["hidden_act"], dialect)
+        if dialect == "huggingface":  # which leaves out what is as it is with BERT-base, the exact GELU among it
+            given = {"vocab_size": 30522, "hidden_act": "gelu_exact", **given}
         if given.get("pad_token_id", 0) is None:
             del given["pad_token_id"]
         extra = {**values.get("extra", {}), **{name: values[name] for name in values if name not in {*known, "extra"}}}

@@ -97,6 +97,8 @@ def run(name: str, arguments: list[str]) -> int:
     if isinstance(result, Iterator):
         for line in result:
             sys.stdout.write(f"{line}\n")
+            if name == "predict":  # somebody may be waiting for each answer
+                sys.stdout.flush()
         sys.stdout.flush()
     elif result is not None and _is_first_process():
         print(to_json({"schema": 1, **result}))

@@ -176,6 +176,11 @@ def lock(path: str | os.PathLike[str], wait: bool = True) -> Iterator[None]:
         file.close()
 
 
+def allow_reading(path: str | os.PathLike[str]) -> None:
+    """Give a file that a library made for its owner alone the permissions that new files have here."""
+    os.chmod(path, 0o666 & ~_umask())
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

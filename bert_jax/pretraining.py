@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 
 from bert_jax.arguments import require_at_least
-from bert_jax.bert_config import BertConfig
 from bert_jax.config import Config, Train
 from bert_jax.config import Mesh as MeshConfig
 from bert_jax.config_files import check_values, load_config, override
@@ -53,7 +52,6 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train the run at `path` to the end of `config`; the arguments are those of `bert_jax.pretrain`."""
     config = load_config(config)
-    written = config.model
     if overrides:
         config = override(config, list(overrides))
     if (config.train.steps is None) == (config.train.minutes is None):
@@ -65,7 +63,7 @@ def pretrain(
     known = None if existing is None else existing.fingerprints.get("store")
     start = load_model(init) if init is not None else None
     with leaving_no_empty_cache(path, config.data.cache):
-        config = _as_begun(config, written, existing, start, path)
+        config = _as_begun(config, overrides, existing, start, path)
         data = open_pretraining_data(config, path, local=jax.process_count() == 1, known_store=known)
         config = dataclasses.replace(config, model=config.model.with_vocab_size(data.tokenizer.vocab_size))
         mesh = make_mesh(config.mesh)
@@ -75,10 +73,11 @@ def pretrain(
         minutes = config.train.minutes
         if minutes is not None:
             trial = _materials(provisional(config), data, mesh)
-            trial.check(start)
+            trial.check(None)
             config = with_steps(config, calibrate(config, trial.programs, trial.feed, trial.evaluations, path))
         materials = _materials(config, data, mesh)
-        materials.check(start)
+        initial = materials.starting_parameters(start) if start is not None else None
+        materials.check(initial)
         run = _open(path, config, data, mesh, init, change, minutes)
     for name, choice in materials.programs(0).choices.items():
         log(f"{name}: {choice.value} ({choice.reason})")
@@ -89,7 +88,7 @@ def pretrain(
         materials.feed,
         materials.evaluations,
         on_metrics=on_metrics,
-        init_params=materials.starting_parameters(start) if start else None,
+        init_params=initial,
         chance=dataclasses.replace(data, config=config).chance(),
         flops=functools.partial(training_flops, config.model),
         peak_flops=peak_flops(mesh.devices.flat[0].device_kind, mesh.devices.size),
@@ -113,11 +112,11 @@ def _initial_model(existing: Run | None, init: str | None) -> str | None:
 
 
 def _as_begun(
-    config: Config, written: BertConfig, existing: Run | None, start: LoadedModel | None, path: Path
+    config: Config, overrides: Sequence[str], existing: Run | None, start: LoadedModel | None, path: Path
 ) -> Config:
     """`config` with the architecture, and for sources and records the tokenizer, of the MODEL that the run begins from.
 
-    `written`: the model section before anything was overridden, to know what the user asked for this run.
+    `overrides`: what the user asked for this run, which has to be as the MODEL has it.
     """
     if existing is not None and existing.initialized_from:
         origin, fingerprint = existing.config.model, existing.fingerprints["tokenizer"]
@@ -126,7 +125,10 @@ def _as_begun(
     else:
         return config
     names = [item.name for item in dataclasses.fields(config.model)]
-    asked = [name for name in names if getattr(config.model, name) != getattr(written, name)]
+    given = {override.partition("=")[0].replace("-", "_") for override in overrides}
+    asked = [name for name in names if f"__model.{name}" in given]
+    if "__data.vocab_size" in given:
+        raise BertJaxError("--data.vocab-size is for a new vocabulary, and --init brings its own: leave it out")
     config = dataclasses.replace(config, model=architecture_of(origin, config.model, asked))
     data = config.data
     if not (data.sources or data.records) or data.tokenizer is not None:
@@ -180,12 +182,12 @@ class _Materials(NamedTuple):
         """What the first phase's model starts from."""
         return starting_parameters(start.params, self.programs(0).model, self.config.train.seed)
 
-    def check(self, start: LoadedModel | None) -> None:
+    def check(self, initial: dict[str, Any] | None) -> None:
         """Make every phase's program, which compiles nothing. Errors: `BertJaxError` for settings that cannot be."""
         for index in range(len(self.config.phases)):
             program = self.programs(index)
-        if start is not None:
-            check_parameters(self.starting_parameters(start), abstract_parameters(program.model))
+        if initial is not None:
+            check_parameters(initial, abstract_parameters(program.model))
         batch, split = self.config.evaluate.batch, rows_per_split(program.mesh)
         if batch is not None and batch % split:
             raise BertJaxError(f"evaluate.batch is {batch}: expected a multiple of {split} (mesh data × fsdp)")

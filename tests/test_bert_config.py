@@ -171,3 +171,9 @@ def test_every_field_has_help_on_the_command_line(capsys):
     for item in dataclasses.fields(BertConfig):
         assert item.name == "extra" or f"--{item.name.replace('_', '-')}" in shown
     assert "they divide hidden_size" in shown
+
+
+def test_what_hugging_face_leaves_out_is_as_with_bert_base() -> None:
+    config = BertConfig.from_dict({"model_type": "bert", "hidden_size": 128, "num_attention_heads": 2})
+    assert (config.hidden_act, config.vocab_size) == ("gelu_exact", 30522)
+    assert BertConfig.from_dict({"hidden_size": 128, "num_attention_heads": 2}).hidden_act == "gelu_tanh"

@@ -82,6 +82,52 @@ def test_sentence_transformers_recipe_comes_along(tmp_path: Path) -> None:
     assert equal(again.params, first.params)
 
 
+def test_classes_without_names_keep_their_number(tmp_path: Path) -> None:
+    params = parameters(("classification",), classes=3)
+    write_hugging_face(tmp_path / "theirs", arrays(params, "torch"), "BertForSequenceClassification")
+    convert(str(tmp_path / "theirs"), str(tmp_path / "out"), "hf")
+    config = read_json(tmp_path / "out" / "config.json")
+    assert config["id2label"] == {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
+
+
+def test_the_tokenizer_knows_the_longest_input_and_everyone_may_read(tmp_path: Path) -> None:
+    published(tmp_path / "theirs", "BertModel")
+    convert(str(tmp_path / "theirs"), str(tmp_path / "out"), "hf")
+    assert read_json(tmp_path / "out" / "tokenizer_config.json")["model_max_length"] == 64
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
+
+
+def test_of_several_heads_the_fine_tuned_one_is_written(tmp_path: Path) -> None:
+    params = parameters(("masked_lm", "next_sentence", "classification"))
+    write_hugging_face(tmp_path / "theirs", arrays(params, "torch"), "BertForSequenceClassification")
+    result = convert(str(tmp_path / "theirs"), str(tmp_path / "out"), "hf")
+    assert result["class"] == "BertForSequenceClassification"
+    assert set(result["written"]["ignored"].values()) == {"BertForSequenceClassification has no such head"}
+    assert load_model(tmp_path / "out").heads == ("classification",)
+
+
+@pytest.mark.parametrize(("spare", "kept"), [(3, 0), (200, 200)])
+def test_rows_that_only_pad_the_vocabulary_are_not_written(tmp_path: Path, spare: int, kept: int) -> None:
+    params = parameters()
+    entries, width = params["embeddings"]["word_embeddings"].shape
+    more = np.zeros((spare, width), np.float32)
+    params["embeddings"]["word_embeddings"] = np.concatenate([params["embeddings"]["word_embeddings"], more])
+    params["masked_lm"]["bias"] = np.concatenate([params["masked_lm"]["bias"], np.zeros(spare, np.float32)])
+    write_hugging_face(tmp_path / "theirs", arrays(params, "torch"), vocab_size=entries + spare)
+    convert(str(tmp_path / "theirs"), str(tmp_path / "out"), "hf")
+    again = load_model(tmp_path / "out")
+    assert again.config.vocab_size == entries + kept == len(again.params["masked_lm"]["bias"])
+
+
+def test_layers_that_are_left_out_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = arrays(parameters(()), "torch")
+    more = {name.replace("layer.0", "layer.1"): value for name, value in tensors.items() if "layer.0" in name}
+    write_hugging_face(tmp_path / "theirs", tensors | more, "BertModel")
+    load_model(tmp_path / "theirs")
+    assert any("encoder.layer.1" in line and "left out" in line for line in caplog.messages)
+
+
 def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None:
     published(tmp_path / "theirs", "BertModel")
     (tmp_path / "there").mkdir()

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from bert_jax.errors import BertJaxError
-from bert_jax.infer.batching import LENGTHS, Encoded, bucket, length_buckets, pad_batch, parts_of, row_sizes, stream
+from bert_jax.infer.batching import (
+    FIRST_WINDOW,
+    LENGTHS,
+    WINDOW,
+    Encoded,
+    bucket,
+    length_buckets,
+    pad_batch,
+    parts_of,
+    row_sizes,
+    stream,
+)
 
 
 def test_bucket_is_the_smallest_that_holds() -> None:
@@ -104,3 +116,19 @@ def test_only_a_window_is_read_ahead() -> None:
     answers = stream(source(), lambda batch, items: [item.input_ids[0] for item in items], limit=16, pad_id=0, window=8)
     assert [next(answers) for _ in range(8)] == list(range(8))
     assert len(read) == 8
+
+
+def test_the_first_answers_do_not_wait_for_a_whole_window() -> None:
+    read = 0
+
+    def source() -> Iterator[Encoded]:
+        nonlocal read
+        while True:
+            read += 1
+            yield Encoded([read], [0])
+
+    answers = stream(source(), lambda batch, items: [item.input_ids[0] for item in items], limit=16, pad_id=0)
+    assert next(answers) == 1
+    assert read == FIRST_WINDOW
+    assert list(itertools.islice(answers, 5000)) == list(range(2, 5002))
+    assert read <= 5001 + WINDOW

@@ -67,3 +67,20 @@ def test_what_is_refused(
     task, *options = arguments
     assert cli.main(["predict", task, model, "the cat", *options]) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'"the [MASK]"\n"caf\xe9 [MASK]"\n', "inputs.jsonl, line 2 is not UTF-8 at byte 4"),
+        (b'"the [MASK]"\n{"a": "the", "b": "[MASK]"}\n', "input 2 is ('the', '[MASK]'): expected one text"),
+    ],
+)
+def test_an_input_that_cannot_be_read_is_named(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
+) -> None:
+    (tmp_path / "inputs.jsonl").write_bytes(content)
+    assert cli.main(["predict", "fill-mask", model, "--input", str(tmp_path / "inputs.jsonl")]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.out.splitlines()) == 1  # the answer to the input before it

@@ -18,6 +18,7 @@ from bert_jax.model.parameters import flatten, unflatten
 
 CLASSIFIERS = ("classification", "tagging", "multiple_choice")  # heads that have one name in every layout
 _SHOWN = 5
+_NOT_OURS = "not a parameter of this model"
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -60,6 +61,11 @@ class Report:
             kinds = ", ".join(sorted(set(self.converted.values())))
             lines.append(f"converted to float32: {len(self.converted)} arrays of {kinds}")
         return lines
+
+    def left_out(self) -> str:
+        """The arrays that are no parameters of the model, in words; empty without any."""
+        names = [name for name, why in self.ignored.items() if why == _NOT_OURS]
+        return _some(names) if names else ""
 
 
 def _some(items: Sequence[str]) -> str:
@@ -237,7 +243,7 @@ def _ignore_the_rest(found: dict[str, _Found], wanted: Mapping[str, Name], layou
         if name == _DECODER.get(layout):
             report.ignored[item.name] = "the word embeddings again"
         elif name not in known:
-            report.ignored[item.name] = "not a parameter of this model"
+            report.ignored[item.name] = _NOT_OURS
             report.renamed.pop(item.name, None)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bert_jax.console import log
+from bert_jax.console import log, warn
 from bert_jax.errors import UsageError
 from bert_jax.files import make_directory, require_absent, require_writable
-from bert_jax.formats.hugging_face import write_model_directory
+from bert_jax.formats.hugging_face import save_tokenizer, write_model_directory
 from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.formats.stablehlo import write_stablehlo
+
+_PADDING = 128  # rows a vocabulary is rounded up by at most
 
 
 def convert(model: str, out: str, to: str, cased: bool | None = None) -> dict[str, Any]:
@@ -34,10 +37,11 @@ def convert(model: str, out: str, to: str, cased: bool | None = None) -> dict[st
 
 
 def _to_hugging_face(loaded: LoadedModel, folder: Path) -> dict[str, Any]:
+    loaded = _without_padding(loaded)
     name, report = write_model_directory(
         folder, loaded.config, loaded.params, loaded.heads, labels=loaded.labels, pooling=loaded.pooling
     )
-    loaded.tokenizer.save(folder)
+    save_tokenizer(folder, loaded.tokenizer, loaded.config.max_position_embeddings)
     activation = loaded.config.to_dict("huggingface")["hidden_act"]
     for line in report.lines():
         log(f"written: {line}")
@@ -49,6 +53,24 @@ def _to_stablehlo(loaded: LoadedModel, folder: Path) -> dict[str, Any]:
     signature = write_stablehlo(folder, loaded.config, loaded.params, loaded.heads, loaded.classes)
     loaded.tokenizer.save(folder / "tokenizer")
     return signature
+
+
+def _without_padding(loaded: LoadedModel) -> LoadedModel:
+    """The model without the rows that only round its vocabulary up; many more rows than that are left to its owner."""
+    entries, rows = loaded.tokenizer.vocab_size, loaded.config.known_vocab_size
+    if entries == rows:
+        return loaded
+    if rows - entries >= _PADDING:
+        warn(f"{loaded.path} has {rows} embeddings for a vocabulary of {entries} entries: all are written")
+        return loaded
+    log(f"written: {entries} of {rows} embeddings, the others only pad the vocabulary")
+    embeddings = {**loaded.params["embeddings"]}
+    embeddings["word_embeddings"] = embeddings["word_embeddings"][:entries]
+    params = {**loaded.params, "embeddings": embeddings}
+    if "masked_lm" in params:
+        params["masked_lm"] = {**params["masked_lm"], "bias": params["masked_lm"]["bias"][:entries]}
+    config = dataclasses.replace(loaded.config, vocab_size=entries)
+    return dataclasses.replace(loaded, config=config, params=params)
 
 
 FORMATS: dict[str, Callable[[LoadedModel, Path], dict[str, Any]]] = {

@@ -16,7 +16,7 @@ from bert_jax.data.counting import count_source
 from bert_jax.data.sources import Source
 from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.files import make_directory, require_absent, require_writable
-from bert_jax.formats.hugging_face import write_model_directory
+from bert_jax.formats.hugging_face import save_tokenizer, write_model_directory
 from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.text.tokenizer import WordPieceTokenizer
 from bert_jax.text.vocabulary import SAMPLE_BYTES, held_out_measures
@@ -69,7 +69,7 @@ def extend_model(
 
     def build(folder: Path) -> None:
         write_model_directory(folder, config, params, loaded.heads, labels=loaded.labels, pooling=loaded.pooling)
-        extended.save(folder)
+        save_tokenizer(folder, extended, config.max_position_embeddings)
 
     make_directory(out, build)
     before, after = (held_out_measures(entries, counts.held_out) for entries in (tokenizer.lines, lines))

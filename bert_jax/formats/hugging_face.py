@@ -15,12 +15,15 @@ import numpy as np
 
 from bert_jax.bert_config import BertConfig
 from bert_jax.errors import BertJaxError
-from bert_jax.files import read_json, write_json
+from bert_jax.files import allow_reading, read_json, write_json
 from bert_jax.formats.adopt import Adopted, Report, Tensor, adopt
 from bert_jax.formats.names import Layout, names, to_theirs
 from bert_jax.formats.pooling import Pooling, write_pooling
 from bert_jax.model.bert import init_parameters, make_model
 from bert_jax.model.parameters import flatten, restore_flax_file
+from bert_jax.text.interface import Tokenizer
+from bert_jax.text.tokenizer_files import CONFIG_FILE as TOKENIZER_CONFIG
+from bert_jax.text.tokenizer_files import read_config
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -169,17 +172,14 @@ def write_model_directory(
 ) -> tuple[str, Report]:
     """Write `config.json` and `model.safetensors`; returns the class that reads them, and what became of each array.
 
-    Vocabulary rows that only pad the table are not among `params` and so are never written. Errors: `BertJaxError` when
-    no class of Hugging Face has these heads.
+    Of several heads that no class has at once the fine-tuned one is written, since it is what the model was made for.
     """
-    name = next((name for name, theirs in CLASSES.items() if set(theirs) == set(heads)), None)
-    if name is None:
-        raise BertJaxError(
-            f"no class of Hugging Face has the heads {', '.join(heads)} at once: expected those of one of "
-            f"{', '.join(CLASSES)}"
-        )
+    name = class_of(heads)
     leaves = flatten(params)
     report = Report()
+    for path in [path for path in leaves if path.split("/")[0] in set(heads) - set(CLASSES[name])]:
+        report.ignored[path] = f"{name} has no such head"
+        del leaves[path]
     if name in _WITHOUT_POOLER:
         for path in [path for path in leaves if path.startswith("pooler/")]:
             report.ignored[path] = f"{name} has no pooler"
@@ -194,6 +194,9 @@ def write_model_directory(
     report.taken = len(arrays) - len(report.initialised)
     values = config.to_dict("huggingface") | {"architectures": [name], "dtype": "float32", "tie_word_embeddings": True}
     values.pop("torch_dtype", None)
+    classes = next((len(params[head]["bias"]) for head in ("classification", "tagging") if head in CLASSES[name]), None)
+    if labels is None and classes is not None:
+        labels = [f"LABEL_{index}" for index in range(classes)]
     if labels is not None:
         values["id2label"] = {str(index): label for index, label in enumerate(labels)}
         values["label2id"] = {label: index for index, label in enumerate(labels)}
@@ -203,12 +206,27 @@ def write_model_directory(
     return name, report
 
 
+def class_of(heads: Sequence[str]) -> str:
+    """The class of Hugging Face that has these heads, or the fine-tuned one of them."""
+    for name, theirs in CLASSES.items():
+        if set(theirs) == set(heads):
+            return name
+    return next(name for name, theirs in reversed(CLASSES.items()) if theirs and set(theirs) <= set(heads))
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer, longest: int) -> None:
+    """The tokenizer's files, and `model_max_length`, without which Hugging Face's never truncates."""
+    tokenizer.save(folder)
+    write_json(folder / TOKENIZER_CONFIG, {**read_config(folder), "model_max_length": longest})
+
+
 def save_tensors(arrays: dict[str, np.ndarray], path: Path) -> None:
     """Write a safetensors file. Errors: `BertJaxError` when it cannot be written."""
     from safetensors.numpy import save_file
 
     try:
         save_file(arrays, path, metadata={"format": "pt"})
+        allow_reading(path)
     except Exception as error:  # safetensors raises its own class for a full disk
         raise BertJaxError(f"cannot write {path}: {error}") from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax.bert_config import BertConfig
+from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors
 from bert_jax.formats import hub, hugging_face, tf1
@@ -82,7 +83,10 @@ def load_model(spec: str | os.PathLike[str], *, cased: bool | None = None) -> Lo
     `cased` overrides what the source says of its casing. Errors: `BertJaxError` when nothing is there, when it is no
     model or looks like several, or when its arrays do not fit its configuration.
     """
-    facts = dict(vars(open_model(spec, cased=cased)))
+    opened = open_model(spec, cased=cased)
+    if opened.report is not None and (left := opened.report.left_out()):
+        warn(f"{opened.path}: {left} are left out: no parameters of the model that its configuration describes")
+    facts = dict(vars(opened))
     params, step = facts.pop("read")()
     return LoadedModel(**{**facts, "step": step, "params": params})
 

@@ -25,6 +25,7 @@ MOST_ROWS = 64
 CPU_TOKENS = 512
 ACCELERATOR_TOKENS = 8192
 WINDOW = 2048
+FIRST_WINDOW = 32  # then twice as many each time: the first answers should not wait for thousands of inputs
 
 Answer = TypeVar("Answer")
 
@@ -126,7 +127,7 @@ def stream(
     tokens: int = CPU_TOKENS,
     devices: int = 1,
 ) -> Iterator[Answer]:
-    """Answers to `items`, in their order, `window` of them in memory at a time.
+    """Answers to `items`, in their order, at most `window` of them in memory at a time.
 
     `compute(batch, items of the batch)` gives one answer per item (rows past them are filling). `limit` is the
     model's number of positions; `slot_sizes` the numbers M of slots that batches are padded to, empty without slots;
@@ -134,16 +135,17 @@ def stream(
     An input that cannot be read ends the answers, after those to the inputs before it.
     """
     lengths = length_buckets(limit)
-    source = iter(items)
+    source, size = iter(items), min(FIRST_WINDOW, window)
     failure: BertJaxError | None = None
     while failure is None:
         chunk: list[Encoded] = []
         try:
-            chunk.extend(itertools.islice(source, window))  # keeps what came before an input that cannot be read
+            chunk.extend(itertools.islice(source, size))  # keeps what came before an input that cannot be read
         except BertJaxError as error:
             failure = error
         if not chunk:
             break
+        size = min(2 * size, window)
         answers: list[Answer | None] = [None] * len(chunk)
         for part in parts_of(chunk, lengths, slot_sizes, tokens, devices):
             batch_items = [chunk[index] for index in part.members]

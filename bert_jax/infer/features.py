@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.errors import BertJaxError
-from bert_jax.infer.batching import Encoded
+from bert_jax.infer.batching import WINDOW, Encoded
 from bert_jax.infer.windows import Fit, Text, as_answer, rows_of, sides
 from bert_jax.text.tokenizer import Tokenizer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bert_jax.infer.loaded import Bert
 
 Join = Literal["concat", "sum", "mean"]
+_WINDOW_BYTES = 256 << 20  # of vectors that wait for the inputs before them
 
 
 def token_features(
@@ -57,7 +58,9 @@ def token_features(
         ]
 
     rows: list[np.ndarray] = []
-    for piece, vectors in bert.answers(_encode(bert, texts, fit), compute):
+    width = bert.config.hidden_size * (len(chosen) if join == "concat" else 1)
+    ahead = max(1, min(WINDOW, _WINDOW_BYTES // (4 * width * fit.limit)))
+    for piece, vectors in bert.answers(_encode(bert, texts, fit), compute, window=ahead):
         rows.append(vectors)
         if piece.last:
             found = np.concatenate(rows) if len(rows) > 1 else rows[0]
@@ -68,6 +71,8 @@ def token_features(
 
 def layer_numbers(layers: Sequence[int], count: int) -> tuple[int, ...]:
     """`layers` as numbers 0 … `count`. Errors: `BertJaxError` naming one that does not exist."""
+    if isinstance(layers, int) or not all(isinstance(layer, int) for layer in layers):
+        raise BertJaxError(f"layers is {layers!r}: expected whole numbers in a list, such as [-1]")
     if not layers:
         raise BertJaxError(f"no layers: give at least one of 0 (embeddings) to {count}")
     for layer in layers:

@@ -62,6 +62,8 @@ def candidate_ids(tokenizer: Tokenizer, candidates: Sequence[str]) -> np.ndarray
 
     Errors: `BertJaxError` naming a word that is several pieces, or unknown.
     """
+    if isinstance(candidates, str):
+        raise BertJaxError(f"candidates is the text {candidates!r}: expected a list of words")
     ids: dict[int, None] = {}
     for word in candidates:
         own = tokenizer.ids(word)
@@ -80,6 +82,8 @@ def candidate_ids(tokenizer: Tokenizer, candidates: Sequence[str]) -> np.ndarray
 
 def _encode(bert: Bert, text: str, number: int) -> Encoded:
     """`[CLS] text [SEP]`; what follows a `[SEP]` typed in the text is the second segment."""
+    if not isinstance(text, str):
+        raise BertJaxError(f"input {number} is {text!r}: expected one text, with [SEP] where a second one begins")
     tokenizer = bert.tokenizer
     ids = [tokenizer.cls_id, *tokenizer.ids_with_specials(text), tokenizer.sep_id]
     slots = tuple(index for index, number in enumerate(ids) if number == tokenizer.mask_id)

@@ -15,7 +15,7 @@ from bert_jax.errors import BertJaxError
 from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.formats.pooling import Mode
 from bert_jax.infer.attention import Attention, TextOrPair, attentions
-from bert_jax.infer.batching import ACCELERATOR_TOKENS, CPU_TOKENS, Answer, Encoded, stream
+from bert_jax.infer.batching import ACCELERATOR_TOKENS, CPU_TOKENS, WINDOW, Answer, Encoded, stream
 from bert_jax.infer.embed import recipe_of, sentence_vectors
 from bert_jax.infer.features import Join, token_features
 from bert_jax.infer.fill_mask import fill_masks
@@ -230,17 +230,27 @@ class Bert:
         items: Iterable[Encoded],
         compute: Callable[[dict[str, Any], list[Encoded]], list[Answer]],
         slot_sizes: Sequence[int] = (),
+        window: int = WINDOW,
     ) -> Iterator[Answer]:
         """`bert_jax.infer.batching.stream` for this model: batches sized for its devices, and placed on them."""
         return stream(
-            items,
+            map(self._with_known_segments, items),
             lambda batch, members: compute({name: self.place(array) for name, array in batch.items()}, members),
             limit=self.config.max_position_embeddings,
             pad_id=self.tokenizer.pad_id,
             slot_sizes=slot_sizes,
+            window=window,
             tokens=CPU_TOKENS if self.placing.devices[0].platform == "cpu" else ACCELERATOR_TOKENS,
             devices=len(self.placing.devices),
         )
+
+    def _with_known_segments(self, item: Encoded) -> Encoded:
+        if max(item.segment_ids) >= self.config.type_vocab_size:
+            raise BertJaxError(
+                f"a pair has two segments, and {self.source.path} has {self.config.type_vocab_size} (type_vocab_size): "
+                "give single texts"
+            )
+        return item
 
     def place(self, array: np.ndarray) -> Any:
         """`array`, one row per input, spread over this model's devices by rows."""

@@ -65,6 +65,8 @@ def _encode(bert: Bert, pair: Pair, number: int) -> Encoded:
 def split_pair(pair: Pair, separator: str, name: str) -> tuple[str, str]:
     """(a, b) of a pair, or of one text with `separator` between them, blanks at the ends removed."""
     parts = pair.split(separator) if isinstance(pair, str) else list(pair)
+    if not all(isinstance(part, str) for part in parts):
+        raise BertJaxError(f"{name} is {pair!r}: expected two sentences of text")
     if len(parts) != 2:
         raise BertJaxError(f"{name} has {len(parts)} part(s): expected two sentences, as 'first {separator} second'")
     return parts[0].strip(), parts[1].strip()

@@ -123,8 +123,12 @@ def inputs_of_file(spec: str, label: str | None = None) -> Iterator[Input]:
     Errors: `BertJaxError` naming file and line.
     """
     name, _, field = spec.rpartition(":") if not Path(spec).exists() and ":" in spec else (spec, "", "")
-    with clear_errors("read", name), open(name, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
+    with clear_errors("read", name), open(name, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise BertJaxError(f"{name}, line {number} is not UTF-8 at byte {error.start}: save it so") from error
             if line.strip():
                 yield _input_of(line, field, label, f"{name}, line {number}")
 
