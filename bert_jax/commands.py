@@ -327,6 +327,7 @@ def predict(
         devices: How many devices share the rows of a batch (default: all accelerators, or one CPU).
         encoding_errors: What to do with bytes on stdin that are not UTF-8.
     """
+    from bert_jax.infer.batching import LIVE_WINDOW
     from bert_jax.infer.verbs import VERBS, answer_lines, check_out, inputs_of_file, options_of
 
     given = {"top_k": top_k, "candidates": candidates, "pooling": pooling, "normalize": normalize, "layers": layers}
@@ -340,7 +341,10 @@ def predict(
         inputs: Iterable[Any] = inputs_of_file(input, VERBS[task].label)
     else:
         inputs = texts or lines_of_stdin(encoding_errors)
-    return answer_lines(load(model, cased=cased, devices=devices), task, inputs, options, out)
+    bert = load(model, cased=cased, devices=devices)
+    if not texts and input is None:  # lines of stdin may be typed, and their answers waited for
+        bert.first_window = LIVE_WINDOW
+    return answer_lines(bert, task, inputs, options, out)
 
 
 def info(what: str, /, *, verify: bool = False) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from checkpoints import arrays, equal, parameters, write_tf1
@@ -45,7 +46,42 @@ def test_the_official_values(data_dir: Path, name: str) -> None:
         expected = golden[key]
         if value.ndim == 3:  # nobody reads what stands at padding
             value, expected = value[real], expected[real]
-        np.testing.assert_allclose(value, expected, rtol=5e-6, atol=5e-6, err_msg=key)
+        if key == "mlm_logits":  # up to 9.6: in float32 the official values themselves are 5.6e-6 off
+            expected = exact_mlm_logits(data_dir / name, golden).reshape(expected.shape)
+            assert np.abs(value - golden[key]).max() < 1e-5
+        np.testing.assert_allclose(value, expected, rtol=0, atol=5e-6, err_msg=key)
+
+
+def exact_mlm_logits(folder: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """The same model in numpy and float64, written down from the paper: (B, M, V)."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), load_model(folder).params)
+
+    def norm(x: np.ndarray, p: dict) -> np.ndarray:
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12) * p["scale"] + p["bias"]
+
+    def gelu(x: np.ndarray) -> np.ndarray:
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+    ids, embeddings = inputs["input_ids"], params["embeddings"]
+    x = embeddings["word_embeddings"][ids] + embeddings["position_embeddings"][: ids.shape[1]]
+    x = norm(x + embeddings["token_type_embeddings"][inputs["segment_ids"]], embeddings["layer_norm"])
+    hidden = np.where(inputs["input_mask"][:, None, None], 0, -1e9)
+    for layer in params["encoder"].values():
+        own, feed = layer["attention"], layer["feed_forward"]
+        q, k, v = (
+            np.einsum("btd,dnh->btnh", x, own[part]["kernel"]) + own[part]["bias"] for part in ("query", "key", "value")
+        )
+        scores = np.exp(np.einsum("btnh,bsnh->bnts", q, k) / np.sqrt(q.shape[-1]) + hidden)
+        mixed = np.einsum("bnts,bsnh->btnh", scores / scores.sum(-1, keepdims=True), v)
+        mixed = np.einsum("btnh,nhd->btd", mixed, own["output"]["kernel"]) + own["output"]["bias"]
+        x = norm(x + mixed, own["layer_norm"])
+        inner = gelu(x @ feed["intermediate"]["kernel"] + feed["intermediate"]["bias"])
+        x = norm(x + inner @ feed["output"]["kernel"] + feed["output"]["bias"], feed["layer_norm"])
+    head = params["masked_lm"]
+    chosen = np.take_along_axis(x, inputs["masked_lm_positions"][..., None].astype(int), 1)
+    chosen = norm(gelu(chosen @ head["transform"]["kernel"] + head["transform"]["bias"]), head["layer_norm"])
+    return chosen @ embeddings["word_embeddings"].T + head["bias"]
 
 
 def test_the_values_tell_the_two_gelus_apart(data_dir: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from bert_jax.errors import BertJaxError
 from bert_jax.infer.batching import (
-    FIRST_WINDOW,
     LENGTHS,
+    LIVE_WINDOW,
     WINDOW,
     Encoded,
     bucket,
@@ -118,7 +118,7 @@ def test_only_a_window_is_read_ahead() -> None:
     assert len(read) == 8
 
 
-def test_the_first_answers_do_not_wait_for_a_whole_window() -> None:
+def test_typed_inputs_do_not_wait_for_a_whole_window() -> None:
     read = 0
 
     def source() -> Iterator[Encoded]:
@@ -127,8 +127,11 @@ def test_the_first_answers_do_not_wait_for_a_whole_window() -> None:
             read += 1
             yield Encoded([read], [0])
 
-    answers = stream(source(), lambda batch, items: [item.input_ids[0] for item in items], limit=16, pad_id=0)
+    def compute(batch: dict[str, np.ndarray], items: list[Encoded]) -> list[int]:
+        return [item.input_ids[0] for item in items]
+
+    answers = stream(source(), compute, limit=16, pad_id=0, first=LIVE_WINDOW)
     assert next(answers) == 1
-    assert read == FIRST_WINDOW
+    assert read == LIVE_WINDOW
     assert list(itertools.islice(answers, 5000)) == list(range(2, 5002))
     assert read <= 5001 + WINDOW

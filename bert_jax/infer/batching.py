@@ -25,7 +25,7 @@ MOST_ROWS = 64
 CPU_TOKENS = 512
 ACCELERATOR_TOKENS = 8192
 WINDOW = 2048
-FIRST_WINDOW = 32  # then twice as many each time: the first answers should not wait for thousands of inputs
+LIVE_WINDOW = 32  # the first window of inputs that come as they are typed; then twice as many each time
 
 Answer = TypeVar("Answer")
 
@@ -124,10 +124,11 @@ def stream(
     pad_id: int,
     slot_sizes: Sequence[int] = (),
     window: int = WINDOW,
+    first: int = WINDOW,
     tokens: int = CPU_TOKENS,
     devices: int = 1,
 ) -> Iterator[Answer]:
-    """Answers to `items`, in their order, at most `window` of them in memory at a time.
+    """Answers to `items`, in their order, at most `window` of them in memory at a time, of the very first `first`.
 
     `compute(batch, items of the batch)` gives one answer per item (rows past them are filling). `limit` is the
     model's number of positions; `slot_sizes` the numbers M of slots that batches are padded to, empty without slots;
@@ -135,7 +136,7 @@ def stream(
     An input that cannot be read ends the answers, after those to the inputs before it.
     """
     lengths = length_buckets(limit)
-    source, size = iter(items), min(FIRST_WINDOW, window)
+    source, size = iter(items), min(first, window)
     failure: BertJaxError | None = None
     while failure is None:
         chunk: list[Encoded] = []

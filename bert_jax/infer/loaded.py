@@ -58,6 +58,7 @@ class Bert:
             classes=source.classes,
             pooler=source.pooler,
         )
+        self.first_window = WINDOW
         self._programs: dict[Hashable, Callable[..., Any]] = {}
 
     def apply(
@@ -240,6 +241,7 @@ class Bert:
             pad_id=self.tokenizer.pad_id,
             slot_sizes=slot_sizes,
             window=window,
+            first=self.first_window,
             tokens=CPU_TOKENS if self.placing.devices[0].platform == "cpu" else ACCELERATOR_TOKENS,
             devices=len(self.placing.devices),
         )
