@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,3 +75,14 @@ def test_a_missing_head_is_named() -> None:
         one_headed.next_sentence([("a", "b")])
     with pytest.raises(BertJaxError, match="has no masked_lm head"):
         small_bert(heads=("next_sentence",)).fill_mask("[MASK]")
+
+
+def test_a_model_of_one_segment_refuses_pairs() -> None:
+    source = small_bert().source
+    params = {**source.params, "embeddings": {**source.params["embeddings"]}}
+    params["embeddings"]["token_type_embeddings"] = params["embeddings"]["token_type_embeddings"][:1]
+    config = dataclasses.replace(source.config, type_vocab_size=1)
+    bert = Bert(dataclasses.replace(source, config=config, params=params))
+    assert bert.embed("the cat").shape == (config.hidden_size,)
+    with pytest.raises(BertJaxError, match=r"a pair has two segments, and small has 1 \(type_vocab_size\)"):
+        bert.embed(("the cat", "ran"))

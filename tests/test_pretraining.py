@@ -14,7 +14,7 @@ import jax
 import pytest
 
 import bert_jax
-from bert_jax import BertJaxError, Config, Data, Phase, cli
+from bert_jax import BertConfig, BertJaxError, Config, Data, Phase, cli
 from bert_jax.config_files import to_dict
 from bert_jax.files import read_json
 
@@ -406,3 +406,20 @@ def test_a_refused_start_leaves_only_what_the_next_one_finds_again(
     with pytest.raises(BertJaxError, match="fell into the held-out part"):
         bert_jax.pretrain(all_held_out, run=str(tmp_path / "d"), overrides=TINY)
     assert sorted(path.name.partition("-")[0] for path in (tmp_path / "d" / "data").iterdir()) == made
+
+
+def test_what_is_typed_beside_init_counts_also_where_the_config_says_the_same(tmp_path: Path) -> None:
+    """A model of 64 positions and width 16."""
+    from small_models import small_bert
+
+    from bert_jax.pretraining import _as_begun
+
+    start = small_bert().source
+    config = Config(model=BertConfig(max_position_embeddings=96, hidden_size=24), data=Data(store=("store",)))
+    assert _as_begun(config, [], None, start, tmp_path).model.max_position_embeddings == 64
+    longer = _as_begun(config, ["--model.max-position-embeddings", "96"], None, start, tmp_path)
+    assert longer.model.max_position_embeddings == 96
+    with pytest.raises(BertJaxError, match="hidden_size is 24, and the model to start from has 16"):
+        _as_begun(config, ["--model.hidden_size=24"], None, start, tmp_path)
+    with pytest.raises(BertJaxError, match="--data.vocab-size is for a new vocabulary"):
+        _as_begun(config, ["--data.vocab-size", "2000"], None, start, tmp_path)
