@@ -44,7 +44,7 @@ class TaskOptions:
     length: int = identity(128, least=8)
     """Longest row in tokens, specials included."""
     head_tail: bool = identity(False)
-    """Cut too long single texts in the middle, keeping a quarter of the room for their beginning, rather than at the end."""
+    """Cut too long single texts in the middle (a quarter of the room is for their beginning), not at the end."""
     threshold: float = identity(0.5, above=0, below=1)
     """Probability from which a label of several, or a span's begin or end, is predicted."""
     document_context: bool = identity(False)

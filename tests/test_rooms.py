@@ -19,6 +19,7 @@ BOTTOM_ROW = (
     "compat",
     "bert_config",
     "config",
+    "finetune_config",
     "arguments",
     "config_files",
 )

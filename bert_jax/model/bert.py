@@ -25,18 +25,32 @@ from bert_jax.model.encoder import Embeddings, Encoder
 from bert_jax.model.heads import Classifier, MaskedLM, Pooler, gather_positions
 from bert_jax.model.layout import Layout
 
-Head = Literal["masked_lm", "next_sentence", "classification", "tagging", "question_answering", "multiple_choice"]
+Head = Literal[
+    "masked_lm",
+    "next_sentence",
+    "classification",
+    "tagging",
+    "question_answering",
+    "multiple_choice",
+    "first_token",
+    "relation",
+    "pointers",
+]
 Remat = Literal["none", "dots", "full"]
 Parameters = dict[str, Any]
 
 PRETRAINING_HEADS: tuple[Head, ...] = ("masked_lm", "next_sentence")
-# Heads that are one linear map, what of (all tokens, the pooled first one), and to how many classes (None: as asked).
-CLASSIFIERS: dict[str, tuple[Literal["tokens", "pooled"], int | None]] = {
+# Heads that are one linear map, what of, and to how many classes (None: as asked): of each token, of the pooled first
+# one, of the first one as it is, or of the tokens at `entity_positions` side by side.
+CLASSIFIERS: dict[str, tuple[Literal["tokens", "pooled", "first", "entities"], int | None]] = {
     "next_sentence": ("pooled", 2),  # 0: the second segment follows, 1: it does not
     "classification": ("pooled", None),
     "tagging": ("tokens", None),
     "question_answering": ("tokens", 2),  # begin and end of the answer
     "multiple_choice": ("pooled", 1),  # the score of one choice
+    "first_token": ("first", None),
+    "relation": ("entities", None),
+    "pointers": ("tokens", None),  # for each kind of span whether it begins here, then for each whether it ends here
 }
 
 
@@ -98,7 +112,12 @@ class Bert(nn.Module):
             else:
                 of, classes = CLASSIFIERS[head]
                 classifier = Classifier(config, dtype, classes or self.classes, name=head)
-                logits = classifier(x if of == "tokens" else outputs["pooled_output"])
+                if of == "entities":
+                    entities = gather_positions(x, batch["entity_positions"])
+                    read = entities.reshape(entities.shape[0], -1)
+                else:
+                    read = x if of == "tokens" else x[:, 0] if of == "first" else outputs["pooled_output"]
+                logits = classifier(read)
             outputs[f"{head}_logits"] = logits
         return outputs
 
@@ -134,7 +153,7 @@ def make_model(
     scan_layers: compile one layer and scan over all; the parameter tree stays per layer. remat: what the backward pass
     recomputes: 'none', 'dots' (all but products with parameters) or 'full'. vocab_multiple: V is rounded up to a
     multiple of this inside `apply`; the rows added are zero, their logits about −1e30.
-    layout: for runs on a mesh. classes: of the heads `classification` and `tagging`. pooler: False for a model that was
+    layout: for runs on a mesh. classes: of the heads without a number of their own. pooler: False for a model that was
     published without one, as heads that read all tokens need none. Errors: `BertJaxError` naming the setting.
     """
     config.known_vocab_size  # noqa: B018 - raises when it is not set
@@ -173,6 +192,7 @@ def init_parameters(model: Bert, key: jax.Array) -> Parameters:
     """Fresh float32 parameters as a plain nested dict, one subtree per layer; pure, so that it may be jitted."""
     token = jnp.zeros((1, 1), jnp.int32)
     batch = {"input_ids": token, "input_mask": token, "segment_ids": token, "masked_lm_positions": token}
+    batch["entity_positions"] = jnp.zeros((1, 2), jnp.int32)
     return cast(Parameters, model.init(key, batch)["params"])
 
 
@@ -192,13 +212,15 @@ def apply(
     """Run the model: pure, jittable, differentiable in `params`.
 
     batch: `input_ids`, `input_mask`, `segment_ids` (B, T) integers; for packed rows also `position_ids`,
-    `sequence_ids` (B, T; 1..P, 0 at padding) and `cls_positions` (B, P); optionally `masked_lm_positions` (B, M).
+    `sequence_ids` (B, T; 1..P, 0 at padding) and `cls_positions` (B, P); optionally `masked_lm_positions` (B, M); for
+    the head `relation` `entity_positions` (B, 2).
     dropout: given means training.
 
     Returns `sequence_output` (B, T, D) and `pooled_output` (B, D), or (B, P, D) when packed, in the compute dtype; as
     float32 `masked_lm_logits` (B, M, V), or (B, T, V) without positions, and `next_sentence_logits` (B, 2) or
-    (B, P, 2), where the model has these heads; likewise `classification_logits` (B, C), `tagging_logits` (B, T, C),
-    `question_answering_logits` (B, T, 2: begin, end) and `multiple_choice_logits` (B, 1).
+    (B, P, 2), where the model has these heads; likewise `classification_logits`, `first_token_logits` and
+    `relation_logits` (B, C), `tagging_logits` and `pointers_logits` (B, T, C), `question_answering_logits` (B, T, 2:
+    begin, end) and `multiple_choice_logits` (B, 1).
     hidden_states: also `hidden_states`, a tuple of 1 + L arrays (B, T, D) that begins with the embeddings.
     attentions: also `attentions`, a tuple of L arrays (B, N, T, T), before dropout.
     Errors: `BertJaxError` when the batch does not fit the model, or the attention engine cannot do what is asked.

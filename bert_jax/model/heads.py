@@ -60,6 +60,6 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        features = (self.config.hidden_size, self.classes)
+        features = (x.shape[-1], self.classes)
         nn.share_scope(self, linear := dense(self.config, self.dtype, features, "linear"))
         return linear(x).astype(jnp.float32)

@@ -161,6 +161,10 @@ class Form(abc.ABC):
     def loss(self, outputs: Outputs, batch: Batch) -> jax.Array:
         """The loss of each row, float32 (B,): pure, on the device. `batch` holds the rows' targets beside the ids."""
 
+    def answers(self, outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
+        """What `decode` needs of the model's outputs, on the device: by default those named in `outputs`."""
+        return {name: outputs[name] for name in self.outputs}
+
     @abc.abstractmethod
     def decode(self, example: Any, rows: Sequence[Row], outputs: Sequence[Mapping[str, np.ndarray]]) -> Prediction:
         """The prediction for one example from the outputs of its rows, each without the batch axis, (K, …) where the

@@ -28,6 +28,7 @@ from bert_jax import compat
 from bert_jax.config import Config
 from bert_jax.config import Mesh as MeshConfig
 from bert_jax.errors import BertJaxError
+from bert_jax.model.bert import CLASSIFIERS
 from bert_jax.model.layout import Layout
 from bert_jax.train.optimizer import lookup, path_name
 
@@ -51,10 +52,7 @@ PARAMETERS: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(pooler|masked_lm/transform)/kernel", PartitionSpec("fsdp", None)),  # (D, D)
     (r"(pooler|masked_lm/transform)/bias", REPLICATED),  # (D,)
     (r"masked_lm/bias", REPLICATED),  # (V,)
-    (
-        r"(next_sentence|classification|tagging|question_answering|multiple_choice)/(kernel|bias)",
-        REPLICATED,
-    ),  # (D, C), (C,)
+    (rf"({'|'.join(CLASSIFIERS)})/(kernel|bias)", REPLICATED),  # (D, C), (C,)
 )
 
 
