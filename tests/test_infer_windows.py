@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from bert_jax.errors import BertJaxError
-from bert_jax.infer.windows import Fit, cut_pair, sides, windows
+from bert_jax.infer.windows import Fit, sides, windows
 
 
 def by_context(count: int, width: int, stride: int) -> list[tuple[int, ...]]:
@@ -49,14 +49,6 @@ def test_a_text_that_fits_is_one_window() -> None:
     assert fit.fit(14, None, "x") == (14, None, [(0, 14, 0, 16)])
     assert fit.fit(0, None, "x") == (0, None, [(0, 0, 0, 2)])
     assert fit.fit(3, 4, "x") == (3, 4, [(0, 3, 0, 10)])
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "room", "expected"),
-    [(10, None, 6, (6, None)), (10, 3, 8, (5, 3)), (3, 10, 8, (3, 5)), (9, 8, 10, (5, 5)), (8, 8, 9, (5, 4))],
-)
-def test_pairs_lose_from_the_longer_side(a: int, b: int | None, room: int, expected: tuple) -> None:
-    assert cut_pair(a, b, room) == expected
 
 
 def test_cuts_are_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:

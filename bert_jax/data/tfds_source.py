@@ -7,6 +7,7 @@ and prepared by TFDS, where that can be done.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import warnings
@@ -91,6 +92,60 @@ def tfds_documents(unit: Unit) -> Iterator[Document]:
         if document:
             yield document
         row += 1
+
+
+_ROWS = re.compile(r"tfds:([^:\[\]]+):((?:[^:\[\]]+(?:\[[^\]]*\])?)+)")
+
+
+def tfds_rows(spec: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number of the example, its features by name) for each of `tfds:name[/config]:split`, in the order TFDS wrote them.
+
+    Texts are strings, a class is its name (None where TFDS has −1: not told), everything else plain Python values;
+    features that are neither texts nor numbers, such as pictures, are left out.
+    Errors: a name not of that form, no such set or split, a set that cannot be fetched, a text that is not UTF-8.
+    """
+    match = _ROWS.fullmatch(spec)
+    if not match:
+        raise BertJaxError(f"source {spec}: expected tfds:NAME[/CONFIG]:SPLIT, for instance tfds:glue/sst2:train")
+    name, split = match.groups()
+    with _quiet():
+        tfds = _tfds()
+        builder = _builder(name, os.environ.get("TFDS_DATA_DIR"), spec)
+        features = builder.info.features
+        plain = (tfds.features.Text, tfds.features.Scalar, tfds.features.ClassLabel, tfds.features.Sequence)
+        kept = {key: True for key, feature in features.items() if isinstance(feature, plain)}
+        try:
+            dataset = builder.as_dataset(
+                split=split,
+                decoders=tfds.decode.PartialDecoding(kept),
+                shuffle_files=False,
+                read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+            )
+        except Exception as error:  # TFDS raises KeyError, ValueError and AssertionError of its own
+            raise BertJaxError(f"source {spec}: no split {split!r}; it has {', '.join(builder.info.splits)}") from error
+        classes = {key: feature for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)}
+        examples = iter(tfds.as_numpy(dataset))
+    for number in itertools.count():
+        with _quiet():
+            example = next(examples, None)
+        if example is None:
+            return
+        row = {key: _decoded(_plain(value), f"{spec}, example {number}") for key, value in example.items()}
+        for key, feature in classes.items():
+            row[key] = None if row[key] < 0 else feature.int2str(row[key])
+        yield number, row
+
+
+def _decoded(value: Any, place: str) -> Any:
+    """Bytes as text, in lists as well."""
+    if isinstance(value, list):
+        return [_decoded(item, place) for item in value]
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BertJaxError(f"{place} is not UTF-8 at byte {error.start}: make the set anew from UTF-8 texts") from error
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
 from bert_jax.infer.batching import Encoded
+from bert_jax.text.cutting import cut_pair
 from bert_jax.text.tokenizer import Tokenizer
 
 Text = str | tuple[str, str]
@@ -41,11 +42,14 @@ class Piece(NamedTuple):
 class Fit:
     """What becomes of inputs longer than `limit` tokens, [CLS] and [SEP] included, and how many were cut.
 
-    Errors: `BertJaxError` for a limit outside 8 … `positions` (an input with the shortest windows still has to have
-    neighbours), for a stride that leaves tokens out, and for both ways at once.
+    `slides`: whether there are windows to advise. Errors: `BertJaxError` for a limit outside 8 … `positions` (an input
+    with the shortest windows still has to have neighbours), for a stride that leaves tokens out, and for both ways at
+    once.
     """
 
-    def __init__(self, limit: int, positions: int, truncate: bool = False, stride: int | None = None):
+    def __init__(
+        self, limit: int, positions: int, truncate: bool = False, stride: int | None = None, slides: bool = True
+    ):
         if not 8 <= limit <= positions:
             raise BertJaxError(f"max_length is {limit}: expected 8 to {positions}, the model's positions")
         if truncate and stride is not None:
@@ -55,7 +59,7 @@ class Fit:
                 f"window is {stride}: expected 1 to {limit - 2}, the tokens from one window's beginning to the "
                 f"next one's; a window holds {limit - 2} beside [CLS] and [SEP], half of that is a good stride"
             )
-        self.limit, self.truncate, self.stride = limit, truncate, stride
+        self.limit, self.truncate, self.stride, self.slides = limit, truncate, stride, slides
         self.inputs = self.cut = 0
 
     def fit(self, a: int, b: int | None, name: str) -> tuple[int, int | None, list[Window]]:
@@ -78,7 +82,9 @@ class Fit:
         return a, b, [Window(0, a, 0, a + (b or 0) + specials)]
 
     def _too_long(self, length: int, pair: bool, name: str) -> str:
-        advice = "give --truncate to cut it" if pair else "give --truncate to cut it, or --window STRIDE to slide over"
+        advice = "give --truncate to cut it"
+        if self.slides and not pair:
+            advice += ", or --window STRIDE to slide over"
         if pair and self.stride is not None:
             advice = "windows slide over single texts, not pairs: give --truncate instead"
         return f"{name} is {length} tokens long with [CLS] and [SEP], more than the limit of {self.limit}: {advice}"
@@ -87,19 +93,6 @@ class Fit:
         """One warning when inputs were cut; called once, after the last."""
         if self.cut:
             warn(f"{self.cut} of {self.inputs} inputs were longer than {self.limit} tokens and were cut")
-
-
-def cut_pair(a: int, b: int | None, room: int) -> tuple[int, int | None]:
-    """Lengths that together are `room`: tokens are dropped one by one from the longer side, from B when equal."""
-    if b is None:
-        return min(a, room), None
-    over = a + b - room
-    if over <= 0:
-        return a, b
-    from_longer = min(over, abs(a - b))
-    a, b = (a - from_longer, b) if a > b else (a, b - from_longer)
-    rest = over - from_longer
-    return a - rest // 2, b - (rest + 1) // 2
 
 
 def windows(count: int, width: int, stride: int) -> list[Window]:

@@ -145,6 +145,13 @@ class Form(abc.ABC):
         """The labels of training examples, in the order of the head's classes; () for forms without."""
         return ()
 
+    def check(self, train: Sequence[Any], dev: Sequence[Any]) -> None:  # noqa: B027 - most forms have nothing to say
+        """Look at all examples before training: called once, after reading.
+
+        Warns of what makes a result worth less (a class without examples); errors: `BertJaxError` for what cannot be
+        trained or measured, naming file and line.
+        """
+
     @property
     def classes(self) -> int:
         """How many classes the head is made for."""
