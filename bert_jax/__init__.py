@@ -1,8 +1,8 @@
 """bert_jax: BERT on JAX, from raw text to a pre-trained, fine-tuned, served encoder.
 
 Every command of `bert-jax` is a function here, loaded when first used, so that importing the package is fast and
-touches no device: `pretrain`, `evaluate`, `predict`, `load`, `vocab`, `prepare`, `tokenize`, `show`, `info`,
-`convert`, `bench`.
+touches no device: `pretrain`, `finetune`, `evaluate`, `predict`, `load`, `vocab`, `prepare`, `tokenize`, `show`,
+`info`, `convert`, `bench`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         bench,
         convert,
         evaluate,
+        finetune,
         info,
         load,
         predict,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     )
     from bert_jax.config import Checkpoint, Config, Data, Evaluate, Log, Mesh, Optimizer, Phase, Train
     from bert_jax.errors import BertJaxError
+    from bert_jax.finetune_config import Finetune, FinetuneConfig, Scoring, TaskData, TaskOptions
+    from bert_jax.tasks.task import Task
 
 __version__ = "0.1.0"
 
@@ -36,6 +39,7 @@ _WHERE = {
         "bench",
         "convert",
         "evaluate",
+        "finetune",
         "info",
         "load",
         "predict",
@@ -47,6 +51,8 @@ _WHERE = {
     ),
     "config": ("Checkpoint", "Config", "Data", "Evaluate", "Log", "Mesh", "Optimizer", "Phase", "Train"),
     "errors": ("BertJaxError",),
+    "finetune_config": ("Finetune", "FinetuneConfig", "Scoring", "TaskData", "TaskOptions"),
+    "tasks.task": ("Task",),
 }
 
 __all__ = [
@@ -56,15 +62,22 @@ __all__ = [
     "Config",
     "Data",
     "Evaluate",
+    "Finetune",
+    "FinetuneConfig",
     "Log",
     "Mesh",
     "Optimizer",
     "Phase",
+    "Scoring",
+    "Task",
+    "TaskData",
+    "TaskOptions",
     "Train",
     "__version__",
     "bench",
     "convert",
     "evaluate",
+    "finetune",
     "info",
     "load",
     "predict",

@@ -11,7 +11,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from bert_jax import __version__, console
 from bert_jax.arguments import join_repeated, repeatable_options
@@ -21,12 +21,24 @@ from bert_jax.files import to_json
 from bert_jax.huge_pages import restart_with_huge_pages
 
 # In the order of a model's life. Each is a function of `bert_jax.commands`.
-DISTRIBUTED = ("pretrain", "evaluate")
+DISTRIBUTED = ("pretrain", "finetune", "evaluate")
 # First arguments of what runs a model; to the others, all of small objects, huge pages are a burden.
-COMPUTING = (["pretrain"], ["evaluate"], ["predict"], ["bench", "train"], ["bench", "predict"])
+COMPUTING = (["pretrain"], ["finetune"], ["evaluate"], ["predict"], ["bench", "train"], ["bench", "predict"])
 # Those whose programs are kept from one run to the next: here compiling is most of the time to the first answer.
 CACHED = (["predict"], ["bench", "predict"])
-COMMANDS = ("vocab", "prepare", "tokenize", "show", "pretrain", "evaluate", "predict", "info", "convert", "bench")
+COMMANDS = (
+    "vocab",
+    "prepare",
+    "tokenize",
+    "show",
+    "pretrain",
+    "evaluate",
+    "finetune",
+    "predict",
+    "info",
+    "convert",
+    "bench",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -142,7 +154,7 @@ def parse(command: Callable[..., Any], name: str, arguments: list[str]) -> Any:
     if "overrides" not in inspect.signature(command).parameters:
         return tyro.cli(typed, prog=program, args=arguments)()
     if "--help" in arguments or "-h" in arguments:
-        return _help_with_overrides(typed, program, arguments)
+        return _help_with_overrides(typed, program, arguments, _hints(command)["config"])
     own, unknown = tyro.cli(
         tyro.conf.configure(tyro.conf.AvoidSubcommands)(typed),
         prog=program,
@@ -156,12 +168,14 @@ def _as_typed(command: Callable[..., Any]) -> Callable[..., Any]:
     """`command` as tyro sees it: nothing but text for a CONFIG and for SOURCEs, no `overrides`; it returns a call."""
     from bert_jax.config import Config
     from bert_jax.data.iterables import Sources
+    from bert_jax.finetune_config import FinetuneConfig
 
-    hints = get_type_hints(command)
+    hints = _hints(command)
+    plain = {str | Config: str, str | FinetuneConfig: str, Sources: Sequence[str]}
     parameters = [
-        item.replace(annotation={str | Config: str, Sources: Sequence[str]}.get(hints[item.name], hints[item.name]))
+        item.replace(annotation=plain.get(hints[item.name], hints[item.name]))
         for item in inspect.signature(command).parameters.values()
-        if item.name not in ("overrides", "on_metrics")
+        if item.name in hints
     ]
 
     def bound(*args: Any, **kwargs: Any) -> Callable[..., Any]:
@@ -173,17 +187,25 @@ def _as_typed(command: Callable[..., Any]) -> Callable[..., Any]:
     return bound
 
 
-def _help_with_overrides(typed: Callable[..., Any], program: str, arguments: list[str]) -> Any:
+def _hints(command: Callable[..., Any]) -> dict[str, Any]:
+    """Types of what can be given on the command line; the others are for Python callers."""
+    hints = get_type_hints(command, localns={"Task": Any, "Bert": Any})
+    return {
+        name: hint for name, hint in hints.items() if name not in ("overrides", "on_metrics") and hint != Any | None
+    }
+
+
+def _help_with_overrides(typed: Callable[..., Any], program: str, arguments: list[str], given: Any) -> Any:
     """Help for the command itself, then for every field of the configuration it was given (or of the defaults)."""
     import tyro
 
-    from bert_jax.config import Config
     from bert_jax.config_files import load_config
 
+    kind = get_args(given)[1]  # str | Config
     try:
         tyro.cli(typed, prog=program, args=["--help"])
     except SystemExit:
         print("\nand every field of the configuration:\n")
     named = [argument for argument in arguments if not argument.startswith("-")]
-    config = load_config(named[0]) if named else Config()
-    return tyro.cli(Config, default=config, prog=f"{program} CONFIG", args=["--help"])
+    config = load_config(named[0], kind) if named else kind()
+    return tyro.cli(kind, default=config, prog=f"{program} CONFIG", args=["--help"])

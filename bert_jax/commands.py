@@ -17,9 +17,11 @@ from bert_jax.config import Config
 from bert_jax.data.iterables import Sources
 from bert_jax.errors import UsageError
 from bert_jax.files import lines_of_stdin
+from bert_jax.finetune_config import FinetuneConfig
 
 if TYPE_CHECKING:
     from bert_jax.infer.loaded import Bert
+    from bert_jax.tasks.task import Task
 
 
 def vocab(
@@ -216,6 +218,42 @@ def pretrain(
     if profile is not None:
         overrides = [*overrides, "--log.profile", profile]
     return train_model(config, Path(run), init=init, change=change, overrides=overrides, on_metrics=on_metrics)
+
+
+def finetune(
+    config: str | FinetuneConfig,
+    /,
+    *,
+    run: str,
+    init: str | None = None,
+    change: bool = False,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    task: Task | None = None,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Fine-tune a pre-trained model for a task; resumes by itself when the run directory holds a checkpoint.
+
+    Every field of the configuration may be set: --section.field VALUE (bert-jax finetune CONFIG --help lists them).
+    The files to train on are --data.train and --data.dev; several seeds, --finetune.seeds 5, are trained side by side.
+
+    Args:
+        config: A configuration file, or the name of a shipped one, such as finetune_sst2.
+        run: Run directory, made or continued.
+        init: MODEL to start a new run from.
+        change: Allow a changed schedule in a run that has begun.
+        profile: Write a jax trace of steps A:B (counted from this start), as log.profile does.
+        overrides: Arguments as on the command line, such as ["--finetune.epochs", "1"].
+        task: A task of your own, instead of the one that the configuration names.
+        on_metrics: Called with every line of metrics.
+    """
+    from bert_jax.finetuning import finetune as finetune_model
+
+    if profile is not None:
+        overrides = [*overrides, "--log.profile", profile]
+    return finetune_model(
+        config, Path(run), init=init, task=task, change=change, overrides=overrides, on_metrics=on_metrics
+    )
 
 
 def evaluate(

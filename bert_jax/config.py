@@ -272,6 +272,16 @@ class Config:
         return (first, *train.later_phases)
 
     @property
+    def later_phases(self) -> tuple[Phase, ...]:
+        """The phases after the first."""
+        return self.train.later_phases
+
+    @property
+    def nonfinite_limit(self) -> int:
+        """Stop after this many non-finite updates in a row."""
+        return self.train.nonfinite_limit
+
+    @property
     def spans(self) -> tuple[Span, ...]:
         """Where each phase begins and ends, in steps of the whole run."""
         ends = itertools.accumulate(phase.steps for phase in self.phases)

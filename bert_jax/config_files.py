@@ -20,8 +20,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from bert_jax.arguments import join_repeated, one_line, repeatable_options, with_new_parts
 from bert_jax.config import EXCLUSIVE, Config, Kind, Phase, Train
 from bert_jax.errors import BertJaxError, UsageError, bad_usage
+from bert_jax.finetune_config import AnyConfig, FinetuneConfig
 
 _Dataclass = TypeVar("_Dataclass")
+_Config = TypeVar("_Config", Config, FinetuneConfig)
+_COMMANDS: dict[type, str] = {Config: "pretrain", FinetuneConfig: "finetune"}
 
 
 class Difference(NamedTuple):
@@ -70,17 +73,33 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
     raise BertJaxError(f"{what}: {hint}give a Python file, or one of {names}")
 
 
-def load_config(name_or_path: str | os.PathLike[str] | Config) -> Config:
+def load_config(name_or_path: str | os.PathLike[str] | AnyConfig, kind: type[_Config] = Config) -> _Config:  # type: ignore[assignment]
     """Run a CONFIG file and return the `config` it binds, its types checked.
 
-    Errors: `BertJaxError` naming the file and what is wrong in it.
+    `kind`: what it has to be, a `Config` or a `FinetuneConfig`. Errors: `BertJaxError` naming the file and what is
+    wrong in it.
     """
-    if isinstance(name_or_path, Config):
-        check_values(name_or_path)
-        return name_or_path
-    path = find_config(name_or_path)
+    if isinstance(name_or_path, Config | FinetuneConfig):
+        config: Any = name_or_path
+        where = ""
+    else:
+        path = find_config(name_or_path)
+        config, where = bound_names(path).get("config"), f"{path}: "
+        name_or_path = str(path)
+    if isinstance(config, kind):
+        check_values(config, where=where)
+        return config
+    other = next((command for made, command in _COMMANDS.items() if isinstance(config, made)), None)
+    if other is not None:
+        raise BertJaxError(f"{where or 'this '}configuration is for {other}, not for {_COMMANDS[kind]}")
+    found = "nothing" if config is None else type(config).__name__
+    raise BertJaxError(f"{name_or_path} binds {found} to the name 'config': expected bert_jax.{kind.__name__}(...)")
+
+
+def bound_names(path: Path) -> dict[str, Any]:
+    """The names that a CONFIG file binds. Errors: `BertJaxError` naming the file and what is wrong in it."""
     try:
-        config = runpy.run_path(str(path)).get("config")
+        return runpy.run_path(str(path))
     except TypeError as error:  # Config(unknown=...) and its sections
         message = str(error).split(". Did you mean")[0]  # Python 3.13's own guess, which knows one section only
         raise BertJaxError(f"{path}: {message}{_suggestion(message)}") from error
@@ -92,11 +111,6 @@ def load_config(name_or_path: str | os.PathLike[str] | Config) -> Config:
         lines = [step.lineno for step in traceback.extract_tb(error.__traceback__) if step.filename == str(path)]
         where = f", line {lines[-1]}" if lines else ""
         raise BertJaxError(f"{path}{where}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, Config):
-        found = "nothing" if config is None else type(config).__name__
-        raise BertJaxError(f"{path} binds {found} to the name 'config': expected bert_jax.Config(...)")
-    check_values(config, where=f"{path}: ")
-    return config
 
 
 def _suggestion(message: str) -> str:
@@ -104,7 +118,9 @@ def _suggestion(message: str) -> str:
     quoted = message.rsplit("'", 2)
     if "unexpected keyword argument" not in message or len(quoted) < 3:
         return ""
-    known = sorted({path.rsplit(".", 1)[-1] for path, _ in fields_of(Config())} | set(Config.__dataclass_fields__))
+    fields = [*fields_of(Config()), *fields_of(FinetuneConfig())]
+    sections = {*Config.__dataclass_fields__, *FinetuneConfig.__dataclass_fields__}
+    known = sorted({path.rsplit(".", 1)[-1] for path, _ in fields} | sections)
     close = difflib.get_close_matches(quoted[1], known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -238,22 +254,26 @@ def differences(old: Any, new: Any) -> list[Difference]:
     ]
 
 
-def override(config: Config, arguments: list[str], program: str = "bert-jax pretrain CONFIG") -> Config:
+def override(config: _Config, arguments: list[str], program: str | None = None) -> _Config:
     """Apply `--section.field VALUE` arguments. Errors: `UsageError` in one line, with did-you-mean from tyro."""
     import tyro
 
+    program = program or f"bert-jax {_COMMANDS[type(config)]} CONFIG"
     if {"-h", "--help"} & set(arguments):
         raise UsageError(f"--help is for the command line, not for overrides: run {program} --help")
-    arguments = join_repeated(arguments, repeatable_options(typing.get_type_hints(Config)))
-    phases = with_new_parts(config.train.later_phases, "--train.later-phases", Phase, arguments)
-    offered = dataclasses.replace(config, train=dataclasses.replace(config.train, later_phases=phases))
+    arguments = join_repeated(arguments, repeatable_options(typing.get_type_hints(type(config))))
+    offered: Any = config
+    if isinstance(config, Config):
+        phases = with_new_parts(config.train.later_phases, "--train.later-phases", Phase, arguments)
+        offered = dataclasses.replace(config, train=dataclasses.replace(config.train, later_phases=phases))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            changed = tyro.cli(Config, default=offered, args=arguments, prog=program)
+            changed = tyro.cli(type(config), default=offered, args=arguments, prog=program)
     except SystemExit as error:  # tyro draws a box and exits; a Python caller must get an error instead
         raise UsageError(one_line(said.getvalue())) from error
-    changed = _in_place_of_another(config, changed)
+    if isinstance(config, Config):
+        changed = _in_place_of_another(config, changed)
     with bad_usage():
         check_values(changed)
     return changed

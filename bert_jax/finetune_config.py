@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bert_jax.config import Checkpoint, Evaluate, Log, Mesh, Optimizer, Span, free, identity, numerics, schedule
+from bert_jax.config import Checkpoint, Config, Log, Mesh, Optimizer, Span, free, identity, numerics, schedule
 from bert_jax.errors import BertJaxError
 
 
@@ -112,6 +112,16 @@ class Finetune:
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """Scoring of the dev set while training, all of it each time."""
+
+    every: int | None = free(None, least=1)
+    """Steps between evaluations (default: once per epoch); one always follows the last step."""
+    batch: int | None = free(None, least=1)
+    """Rows per evaluation batch (default: finetune.batch)."""
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
     """One fine-tuning run, or several side by side that differ in seed and learning rate."""
 
@@ -122,8 +132,8 @@ class FinetuneConfig:
         default_factory=lambda: Optimizer(name="adamw", learning_rate=2e-5, warmup=0.1, decay_from="warmup")
     )
     mesh: Mesh = field(default_factory=Mesh)
-    evaluate: Evaluate = field(default_factory=Evaluate)
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    evaluate: Scoring = field(default_factory=Scoring)
+    checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint(keep=1))
     log: Log = field(default_factory=Log)
 
     @property
@@ -133,6 +143,16 @@ class FinetuneConfig:
             raise BertJaxError("finetune.steps is not known yet: it follows from the training examples")
         return (Span(0, 0, self.finetune.steps),)
 
+    @property
+    def later_phases(self) -> tuple[()]:
+        """There are none."""
+        return ()
+
+    @property
+    def nonfinite_limit(self) -> int:
+        """Stop after this many non-finite updates in a row."""
+        return self.finetune.nonfinite_limit
+
     def span_at(self, step: int) -> Span:
         """The one span."""
         return self.spans[0]
@@ -141,3 +161,7 @@ class FinetuneConfig:
     def total_steps(self) -> int:
         """Steps of the run."""
         return self.spans[-1].end
+
+
+AnyConfig = Config | FinetuneConfig
+"""What a run directory is made by."""

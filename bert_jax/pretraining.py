@@ -119,7 +119,7 @@ def _as_begun(
     `overrides`: what the user asked for this run, which has to be as the MODEL has it.
     """
     if existing is not None and existing.initialized_from:
-        origin, fingerprint = existing.config.model, existing.fingerprints["tokenizer"]
+        origin, fingerprint = existing.pretraining.model, existing.fingerprints["tokenizer"]
     elif start is not None:
         origin, fingerprint = start.config, start.tokenizer.fingerprint
     else:
@@ -284,7 +284,7 @@ def evaluate(
     if length > longest:
         raise BertJaxError(f"--length {length}: {loaded.path} has {longest} positions; give no more")
     usual = Train(objective="mlm+nsp" if "next_sentence" in loaded.heads else "mlm")
-    own = open_run(loaded.path).config.train if loaded.kind == "run" else usual
+    own = open_run(loaded.path).pretraining.train if loaded.kind == "run" else usual
     train = Train(
         objective=own.objective,
         length=length,
@@ -320,7 +320,7 @@ def _own_store(loaded: LoadedModel) -> Store:
     wanted = run.fingerprints.get("store")
     if wanted is None:
         raise BertJaxError(f"{run.path} was not trained on one token store: name the one to evaluate with --store")
-    data = run.config.data
+    data = run.pretraining.data
     cache = Path(data.cache) if data.cache else run.path / "data"
     places = [*(Path(spec.rpartition("=")[0] or spec) for spec in data.store), *sorted(cache.glob("store-*"))]
     for place in places:

@@ -12,8 +12,10 @@ from bert_jax.bert_config import BertConfig
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors
+from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.formats import hub, hugging_face, tf1
 from bert_jax.formats.adopt import Adopted, Report
+from bert_jax.formats.finetuned import TaskFacts, model_facts
 from bert_jax.formats.pooling import MODULES_FILE, Pooling, read_pooling
 from bert_jax.model.bert import CLASSIFIERS
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
@@ -42,6 +44,7 @@ class ModelFacts:
     pooler: bool = True
     labels: tuple[str, ...] | None = None
     pooling: Pooling | None = None
+    task: TaskFacts | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     report: Report | None = None
 
@@ -152,17 +155,19 @@ def _is_hugging_face(path: Path) -> bool:
 
 
 def _open_run(path: Path, revision: str | None, cased: bool | None) -> OpenedModel:
+    run = open_run(path)
+    if isinstance(run.config, FinetuneConfig):
+        return OpenedModel(**model_facts(run, revision, cased))
     if revision is not None and revision != "best" and not revision.isdecimal():
         raise BertJaxError(f"{path}@{revision}: expected a step number or 'best' behind the @")
-    run = open_run(path)
     tokenizer = load_tokenizer(run.tokenizer, cased)
     return OpenedModel(
-        config=run.config.model.with_vocab_size(tokenizer.vocab_size),
+        config=run.pretraining.model.with_vocab_size(tokenizer.vocab_size),
         tokenizer=tokenizer,
         kind="run",
         path=path,
         step=_step_of(run, revision),
-        heads=heads_of_objective(run.config.train.objective),
+        heads=heads_of_objective(run.pretraining.train.objective),
         read=lambda: restore_params(path, int(revision) if revision and revision != "best" else revision),
         provenance=run_provenance(run),
     )

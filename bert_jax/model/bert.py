@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from bert_jax.bert_config import BertConfig
 from bert_jax.errors import BertJaxError
 from bert_jax.model import attention
-from bert_jax.model.dropout import Dropout, make_draws
+from bert_jax.model.dropout import Draws, Dropout, drop_before_classifier, make_draws
 from bert_jax.model.encoder import Embeddings, Encoder
 from bert_jax.model.heads import Classifier, MaskedLM, Pooler, gather_positions
 from bert_jax.model.layout import Layout
@@ -52,6 +52,8 @@ CLASSIFIERS: dict[str, tuple[Literal["tokens", "pooled", "first", "entities"], i
     "relation": ("entities", None),
     "pointers": ("tokens", None),  # for each kind of span whether it begins here, then for each whether it ends here
 }
+DROPPED = ("classification", "tagging", "multiple_choice", "first_token", "relation")
+"""Heads before which hidden states are dropped in training, as google-research/bert `run_classifier.py` does."""
 
 
 class Bert(nn.Module):
@@ -95,9 +97,11 @@ class Bert(nn.Module):
             outputs["hidden_states"] = (x, *states)
         if attentions:
             outputs["attentions"] = shares
-        return {**outputs, **self._head_outputs(batch, states[-1], table)}
+        return {**outputs, **self._head_outputs(batch, states[-1], table, draws)}
 
-    def _head_outputs(self, batch: Mapping[str, jax.Array], x: jax.Array, table: jax.Array) -> dict[str, Any]:
+    def _head_outputs(
+        self, batch: Mapping[str, jax.Array], x: jax.Array, table: jax.Array, draws: Draws | None
+    ) -> dict[str, Any]:
         config, dtype = self.config, self.dtype
         outputs: dict[str, Any] = {}
         if self.pooler:
@@ -117,6 +121,8 @@ class Bert(nn.Module):
                     read = entities.reshape(entities.shape[0], -1)
                 else:
                     read = x if of == "tokens" else x[:, 0] if of == "first" else outputs["pooled_output"]
+                if head in DROPPED:
+                    read = drop_before_classifier(read, draws, config.hidden_dropout_prob)
                 logits = classifier(read)
             outputs[f"{head}_logits"] = logits
         return outputs

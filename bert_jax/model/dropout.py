@@ -34,18 +34,20 @@ _ONE = 1 << 16  # a draw is uniform in [0, _ONE)
 EMBEDDINGS, ATTENTION_PROBABILITIES, ATTENTION_OUTPUT, FEED_FORWARD_OUTPUT, CLASSIFIER = range(5)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["key", "example_ids"], meta_fields=["kind"])
+@partial(jax.tree_util.register_dataclass, data_fields=["key", "example_ids", "always"], meta_fields=["kind"])
 @dataclass(frozen=True)
 class Dropout:
     """What a training step hands to the model; its presence means training.
 
     key: the step's key, typed or as uint32 words. example_ids: integers (B,), or (B, P) for packed rows, unique within
-    the step; `fast` needs none.
+    the step; `fast` needs none. always: true, where the caller maps over keys (`jax.vmap`), not mapped itself: see
+    `_apart`.
     """
 
     key: Any
     example_ids: Any = None
     kind: Literal["exact", "fast"] = "exact"
+    always: Any = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("exact", "fast"):
@@ -92,7 +94,7 @@ def make_draws(dropout: Dropout, batch_size: int, position_ids: jax.Array, seque
     Errors: `BertJaxError` when `example_ids` do not fit the batch.
     """
     words = compat.key_words(dropout.key)
-    always = (words[0] | jnp.uint32(1)) != 0
+    always = (words[0] | jnp.uint32(1)) != 0 if dropout.always is None else dropout.always
     position_ids = position_ids.astype(jnp.uint32)
     if dropout.kind == "fast":
         key = jax.random.wrap_key_data(jnp.concatenate([words, words])[:4], impl="rbg")
@@ -203,6 +205,16 @@ def _packed(words: tuple[jax.Array, jax.Array], rate: float) -> jax.Array:
 def drop(x: jax.Array, mask: jax.Array | None, rate: float, axis: int) -> jax.Array:
     """x with what `mask` drops set to 0 and the rest scaled up; lanes lie along `axis`. No mask: x itself."""
     return x if mask is None else _drop(x, mask, rate, axis)
+
+
+def drop_before_classifier(x: jax.Array, draws: Draws | None, rate: float) -> jax.Array:
+    """Dropout of what a classifier reads: all tokens (B, T, D), or one vector of each row (B, D)."""
+    if draws is None or not rate:
+        return x
+    if x.ndim == 3:
+        return drop(x, hidden_mask(draws, rate, 0, CLASSIFIER, x.shape[-1]), rate, 2)
+    first = draws._replace(position_ids=draws.position_ids[:, :1])
+    return drop(x[:, None], hidden_mask(first, rate, 0, CLASSIFIER, x.shape[-1]), rate, 2)[:, 0]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

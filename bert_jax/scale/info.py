@@ -105,7 +105,7 @@ def model_info(spec: str) -> dict[str, Any]:
     if model.kind == "run":
         run = open_run(model.path)
         described["steps_saved"] = list(step_directories(run.checkpoints))
-        described["total_steps"] = run.config.total_steps if run.config.train.steps is not None else None
+        described["total_steps"] = run.config.total_steps
     if model.pooling is not None:
         described["pooling"] = dataclasses.asdict(model.pooling)
     if model.report is not None:

@@ -173,7 +173,7 @@ def shown_run(path: Path, step: int, store: str | None = None) -> Shown:
     if kind.name != "run":
         raise BertJaxError(f"{path} is {kind.title}: give a token store or a run directory")
     run = open_run(path)
-    config = run.config
+    config = run.pretraining
     for spec in config.data.store if store is None else ():
         if not (Path(spec).exists() or Path(spec.rpartition("=")[0] or spec).exists()):
             raise BertJaxError(f"the store of {path}, {spec}, is not there: say with --store where it lies now")

@@ -112,8 +112,8 @@ class Row:
     the sequence, and are padded with it. `source`: whatever `decode` needs to find its way back.
     """
 
-    ids: tuple[Sequence[int], ...]
-    segments: tuple[Sequence[int], ...]
+    ids: tuple[Sequence[int] | np.ndarray, ...]
+    segments: tuple[Sequence[int] | np.ndarray, ...]
     targets: Mapping[str, Any] = field(default_factory=dict)
     source: Any = None
 

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,12 @@ from bert_jax import files
 from bert_jax.config import Config, step_range
 from bert_jax.console import log, progress, warn
 from bert_jax.errors import BertJaxError
+from bert_jax.finetune_config import AnyConfig
 from bert_jax.train.chance import chance_text, first_loss_warning, patience_steps, still_improving, stuck_warning
 from bert_jax.train.checkpoint import Checkpoints
 from bert_jax.train.digests import leaves_by_path
 from bert_jax.train.evaluation import Evaluation, opened
-from bert_jax.train.metrics import Counters, Meter, MetricsWriter, read_metrics
+from bert_jax.train.metrics import PRETRAINING, Counters, Measures, Meter, MetricsWriter, read_metrics
 from bert_jax.train.run import Run
 from bert_jax.train.schedule import stretches
 from bert_jax.train.signals import stop_requests
@@ -38,13 +39,23 @@ OWN_EVALUATION = ("", "eval")
 """Names of the evaluation on the run's own held-out part: its keys carry no name, its loss decides `best`."""
 
 
-def evaluation_interval(config: Config) -> int:
+class Judge(Protocol):
+    """Follows the evaluations of a run and may end it before its last step."""
+
+    def evaluated(self, line: Mapping[str, Any], params: Any) -> bool:
+        """Told of every evaluation: its line of metrics and the parameters it was made with. Whether to end here."""
+
+    def ended(self, step: int) -> bool:
+        """Whether a run restored at `step` had ended there."""
+
+
+def evaluation_interval(config: AnyConfig) -> int:
     """Steps between evaluations: as configured, or a tenth of the run."""
     return config.evaluate.every or max(1, config.total_steps // 10)
 
 
 def train(
-    config: Config,
+    config: AnyConfig,
     run: Run,
     program_for_phase: Callable[[int], Any],
     feed: Feed,
@@ -55,6 +66,8 @@ def train(
     chance: Mapping[str, float | None] | None = None,
     flops: Callable[[Mapping[str, float]], float] | None = None,
     peak_flops: float | None = None,
+    measures: Measures = PRETRAINING,
+    judge: Judge | None = None,
 ) -> dict[str, Any]:
     """Train `run` to the end of its configuration, from its newest good checkpoint or from the beginning.
 
@@ -63,14 +76,15 @@ def train(
     * `evaluations`: by name, '' for the run's own held-out part; each `(program, params) -> dict`.
     * `on_metrics`: called with every line of `metrics.jsonl`, on the first process.
     * `init_params`: start from these, when there is no checkpoint yet.
-    * `chance`: what chance scores on this store (see chance.py).
+    * `chance`: what chance scores on this store (see chance.py); None: the run is not compared with it.
     * `flops(sums)`: training FLOPs of the sums `sequences real_tokens real_tokens_squared tokens mlm_count`;
       `peak_flops`: per second, of all devices. Without either `mfu` is null.
+    * `measures`: what the steps measure, see metrics.py; `judge`: is shown every evaluation and may end the run.
 
     Returns `step total_steps stopped`, the last metrics and the last evaluation. Errors: `BertJaxError` for a run
     that cannot be restored, a feed that ends early, too many non-finite updates in a row, or a last save that failed.
     """
-    total, chance, evaluations = config.total_steps, dict(chance or {}), dict(evaluations or {})
+    total, evaluations = config.total_steps, dict(evaluations or {})
     programs = functools.cache(program_for_phase)
     traced = None if config.log.profile is None else step_range(config.log.profile)
     first_process = jax.process_index() == 0
@@ -90,10 +104,11 @@ def train(
         else:
             step, state, counters = 0, program.init_state(init_params), Counters()
         start, failures_before = step, counters.save_failures
-        _announce(run, config, step, init_params is not None, chance)
+        ended = judge is not None and judge.ended(step)
+        _announce(run, config, step, ended, None if init_params is not None else chance)
 
         # From here on every number goes through the meter (device to host, once per interval) and the writer.
-        meter = Meter(counters, flops, peak_flops)
+        meter = Meter(counters, flops, peak_flops, measures)
         tensorboard = run.tensorboard if config.log.tensorboard else None
         writer = stack.enter_context(closing(MetricsWriter(run.metrics, tensorboard, step)))
         advance = stack.enter_context(progress("training", total, "steps", done=step) if first_process else _silence())
@@ -106,7 +121,7 @@ def train(
 
         text, stopping = "", step < total and stop.reached(step)
         work = stack.enter_context(closing(_work(config, programs, feed, step)))
-        for program, batch, fresh in work if not stopping else ():
+        for program, batch, fresh in work if not (stopping or ended) else ():
             # One step: dispatched, not waited for. The first of a phase compiles, so it counts in no speed.
             at_step(step - start)
             with meter.stopped_clock() if fresh else nullcontext():
@@ -124,7 +139,8 @@ def train(
                 line = meter.line(step)
                 report(line)
                 _stop_if_nonfinite(meter, config, run, checkpoints, state)
-                _warn_if_no_better_than_chance(line, config, counters, chance, init_params is not None)
+                if chance is not None and isinstance(config, Config):
+                    _warn_if_no_better_than_chance(line, config, counters, chance, init_params is not None)
                 text = _progress_text(line)
             advance(step, text)
 
@@ -135,37 +151,40 @@ def train(
                     line, score = _evaluate(evaluations, program, state.params, step)
                 report(line)
                 log(_evaluation_text(line))
+                with meter.stopped_clock():
+                    ended = judge is not None and judge.evaluated(line, state.params)
 
             # A checkpoint, written in the background.
-            if step % config.checkpoint.every == 0 or last or stopping:
+            if step % config.checkpoint.every == 0 or last or stopping or ended:
                 with meter.stopped_clock():
                     checkpoints.save(step, state, counters.to_dict(), score, config.span_at(step - 1).phase)
-            if stopping:
+            if stopping or ended:
                 break
 
         # The end, or a stop: nothing is claimed before it is on disk.
         meter.fetch()
-        if stopping and step < total:
+        finished = ended or step == total
+        if stopping and not finished:
             log(f"{stop.signal}: stopping at step {step} of {total}, saving")
         checkpoints.wait()
-        if first_process and start < total:
-            run.record("stopped" if step < total else "finished", step=step)
-        log(f"{'stopped' if step < total else 'finished'} at step {step} of {total}: {run.path}")
-    return _summary(run, step, total, counters)
+        if first_process and (start < step or not finished):
+            run.record("finished" if finished else "stopped", step=step)
+        log(f"{'finished' if finished else 'stopped'} at step {step} of {total}: {run.path}")
+    return {**_summary(run, step, total, counters), "stopped": not finished}
 
 
 # --- what is said at the beginning and the end -----------------------------------------------------------------------
 
 
-def _announce(run: Run, config: Config, step: int, initialized: bool, chance: Mapping[str, float | None]) -> None:
+def _announce(run: Run, config: AnyConfig, step: int, ended: bool, chance: Mapping[str, float | None] | None) -> None:
     total = config.total_steps
     if jax.process_index() == 0:
         run.record("started", step=step)
-    if step >= total:
+    if ended or step >= total:
         log(f"{run.path} stands at step {step} of {total}: nothing is left to train")
         return
     log(f"{'resuming' if step else 'training'} {run.path} from step {step} of {total}")
-    if chance and not initialized:
+    if chance and isinstance(config, Config):
         log(chance_text(chance, config.model.known_vocab_size, config.train.objective))
 
 
@@ -191,7 +210,7 @@ def _summary(run: Run, step: int, total: int, counters: Counters) -> dict[str, A
     for line in read_metrics(run.metrics):
         merged |= {key: value for key, value in line.items() if key not in ("step", "time")}
     seconds = round(counters.elapsed_seconds, 3)
-    return {"step": step, "total_steps": total, "stopped": step < total, **merged, "elapsed_seconds": seconds}
+    return {"step": step, "total_steps": total, **merged, "elapsed_seconds": seconds}
 
 
 # --- inside the loop -------------------------------------------------------------------------------------------------
@@ -205,7 +224,7 @@ class _Work(NamedTuple):
     fresh: bool
 
 
-def _work(config: Config, programs: Callable[[int], Any], feed: Feed, step: int) -> Generator[_Work, None, None]:
+def _work(config: AnyConfig, programs: Callable[[int], Any], feed: Feed, step: int) -> Generator[_Work, None, None]:
     """All steps from `step` to the end: each phase has its own program and feed, asked for when it begins."""
     for span in config.spans:
         if step >= span.end:
@@ -259,12 +278,12 @@ def _warn_if_no_better_than_chance(
         warn(text)
 
 
-def _stop_if_nonfinite(meter: Meter, config: Config, run: Run, checkpoints: Checkpoints, state: Any) -> None:
+def _stop_if_nonfinite(meter: Meter, config: AnyConfig, run: Run, checkpoints: Checkpoints, state: Any) -> None:
     row = meter.take_longest_row()
     if row is None:
         return
     steps = f"step {row.last}" if row.first == row.last else f"steps {row.first} to {row.last}"
-    if row.length < config.train.nonfinite_limit:
+    if row.length < config.nonfinite_limit:
         warn(f"the update of {steps} was not finite and was skipped")
         return
     saved = checkpoints.steps()
@@ -272,7 +291,7 @@ def _stop_if_nonfinite(meter: Meter, config: Config, run: Run, checkpoints: Chec
     raise BertJaxError(
         f"{row.length} update(s) in a row were not finite ({steps}) and were skipped; largest tensors: "
         f"{_largest(state.params)}; {newest}; a resume would meet the same: lower optimizer.learning_rate or "
-        "optimizer.clip_norm with --change, or raise train.nonfinite_limit"
+        "optimizer.clip_norm with --change, or raise nonfinite_limit"
     )
 
 

@@ -27,8 +27,29 @@ from bert_jax.train.event_files import EventFile
 IN_FLIGHT = 4
 """Steps dispatched ahead of the device, at most."""
 
-_LEARNED = ("loss", "mlm_loss", "nsp_loss", "grad_norm", "mlm_correct", "mlm_count", "nsp_correct", "nsp_count")
-"""Summed over finite updates only: of a skipped one these say nothing."""
+
+class Measures(NamedTuple):
+    """What a step measures of what is learned, and what a line says of it.
+
+    `learned`: summed over finite updates only; of a skipped one these say nothing. `means`: keys of a line, each the
+    quotient of two such sums, or the mean over the updates where the second is None.
+    """
+
+    learned: tuple[str, ...]
+    means: Mapping[str, tuple[str, str | None]]
+
+
+PRETRAINING = Measures(
+    ("loss", "mlm_loss", "nsp_loss", "grad_norm", "mlm_correct", "mlm_count", "nsp_correct", "nsp_count"),
+    {
+        "loss": ("loss", None),
+        "mlm_loss": ("mlm_loss", None),
+        "mlm_accuracy": ("mlm_correct", "mlm_count"),
+        "nsp_loss": ("nsp_loss", None),
+        "nsp_accuracy": ("nsp_correct", "nsp_count"),
+    },
+)
+
 _SEEN = ("sequences", "real_tokens", "real_tokens_squared", "tokens")
 
 
@@ -84,8 +105,9 @@ class Meter:
         counters: Counters,
         flops: Callable[[Mapping[str, float]], float] | None = None,
         peak_flops: float | None = None,
+        measures: Measures = PRETRAINING,
     ):
-        self.counters = counters
+        self.counters, self._measures = counters, measures
         self._longest_row: Row | None = None
         self._flops, self._peak_flops = flops, peak_flops
         self._pending: list[tuple[int, Mapping[str, jax.Array], bool]] = []
@@ -124,7 +146,7 @@ class Meter:
             counters.skipped_in_a_row += 1
             row = Row(counters.skipped_in_a_row, step - counters.skipped_in_a_row + 1, step)
             self._longest_row = max(row, self._longest_row or row)
-        for name in (*_LEARNED, *_SEEN) if finite else _SEEN:
+        for name in (*self._measures.learned, *_SEEN) if finite else _SEEN:
             counters.interval[name] = counters.interval.get(name, 0.0) + metrics.get(name, 0.0)
         if timed:
             for name in (*_SEEN, "mlm_count"):
@@ -160,11 +182,10 @@ class Meter:
             "step": step,
             "time": time.time(),
             "elapsed_seconds": round(counters.elapsed_seconds, 3),
-            "loss": _ratio(sums.get("loss"), updates),
-            "mlm_loss": _ratio(sums.get("mlm_loss"), updates),
-            "mlm_accuracy": _ratio(sums.get("mlm_correct"), sums.get("mlm_count")),
-            "nsp_loss": _ratio(sums.get("nsp_loss"), updates),
-            "nsp_accuracy": _ratio(sums.get("nsp_correct"), sums.get("nsp_count")),
+            **{
+                key: _ratio(sums.get(part), updates if whole is None else sums.get(whole))
+                for key, (part, whole) in self._measures.means.items()
+            },
             "learning_rate": self._last.get("learning_rate"),
             "grad_norm": _ratio(sums.get("grad_norm"), updates),
             "param_norm": self._last.get("param_norm"),

@@ -10,12 +10,13 @@ from bert_jax.config import Config, Phase
 from bert_jax.config_files import Difference, differences
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
+from bert_jax.finetune_config import AnyConfig
 from bert_jax.train.run import Run, numerics_of, with_steps
 
 
 def reconcile(
     run: Run,
-    new_config: Config,
+    new_config: AnyConfig,
     fingerprints: Mapping[str, str],
     numerics: Mapping[str, Any],
     allow_change: bool = False,
@@ -29,14 +30,18 @@ def reconcile(
 
     Errors: `BertJaxError` naming the fields, their old and new values, and what to do.
     """
-    new_config, numerics = as_calibrated(run, new_config), numerics_of(numerics)
+    if type(run.config) is not type(new_config):
+        raise BertJaxError(f"{run.path} is a run of another kind (pretrain, finetune): give another --run")
+    if isinstance(new_config, Config):
+        new_config = as_calibrated(run, new_config)
+    numerics = numerics_of(numerics)
     step = run.newest_step
     found = differences(run.config, new_config)
     if dict(fingerprints) == run.fingerprints:
-        from_sources = bool(run.config.data.sources and new_config.data.sources)
+        from_sources = _from_sources(run.config) and _from_sources(new_config)
         found = [item for item in found if not _says_how_the_store_was_made(item.path, from_sources)]
-        if from_sources:  # what the store was made of stays on record, wherever that lies today
-            sources = run.config.data.sources
+        if isinstance(run.config, Config) and isinstance(new_config, Config) and from_sources:
+            sources = run.config.data.sources  # what the store was made of stays on record, wherever that lies today
             new_config = replace(new_config, data=replace(new_config.data, sources=sources))
     phases = _phase_differences(run.config, new_config, step)
     schedule = [item for item in found if item.kind == "schedule" and not item.path.startswith("train.later_phases")]
@@ -64,6 +69,10 @@ def reconcile(
     return run
 
 
+def _from_sources(config: AnyConfig) -> bool:
+    return isinstance(config, Config) and bool(config.data.sources)
+
+
 def _says_how_the_store_was_made(path: str, from_sources: bool) -> bool:
     """Whether a field only says from what, or how, a store is made: the same store may be named in other words.
 
@@ -83,19 +92,19 @@ def as_calibrated(run: Run, config: Config) -> Config:
         return config
     if minutes != run.calibrated_minutes:
         raise BertJaxError(
-            f"train.minutes is {minutes}, {run.path} has {run.config.train.steps} steps already: "
+            f"train.minutes is {minutes}, {run.path} has {run.config.total_steps} steps already: "
             "minutes choose the steps of a new run; give --train.steps N --change instead"
         )
-    assert run.config.train.steps is not None, run.path  # known before a run is made
+    assert isinstance(run.config, Config) and run.config.train.steps is not None, run.path  # before a run is made
     return with_steps(config, run.config.train.steps)
 
 
-def _phase_differences(old: Config, new: Config, step: int) -> list[Difference]:
+def _phase_differences(old: AnyConfig, new: AnyConfig, step: int) -> list[Difference]:
     """What differs in the later phases, field by field: identity in phases that have begun, schedule in those ahead."""
-    before, after = old.train.later_phases, new.train.later_phases
-    if before == after or old.train.steps is None:
+    before, after = old.later_phases, new.later_phases
+    if before == after:
         return []
-    found, start = [], old.train.steps
+    found, start = [], old.spans[0].end
     for index in range(max(len(before), len(after))):
         was = before[index] if index < len(before) else None
         now = after[index] if index < len(after) else None
@@ -129,7 +138,7 @@ def _mapping_differences(kind: Any, prefix: str, old: Mapping[str, Any], new: Ma
     ]
 
 
-def _check_schedule(run: Run, new: Config, changed: list[Difference], step: int, allow_change: bool) -> None:
+def _check_schedule(run: Run, new: AnyConfig, changed: list[Difference], step: int, allow_change: bool) -> None:
     if not changed:
         return
     if not allow_change:
@@ -137,15 +146,16 @@ def _check_schedule(run: Run, new: Config, changed: list[Difference], step: int,
             f"the schedule of {run.path} differs at step {step}: {_listed(changed)}; "
             "give --change to go on with the new one, or another --run"
         )
-    for (index, start, end), now in zip(run.config.spans, new.phases, strict=False):
-        if step > end and now.steps != end - start:
+    for (index, start, end), now in zip(run.config.spans, new.spans, strict=False):
+        steps = now.end - now.begin
+        if step > end and steps != end - start:
             raise BertJaxError(
                 f"phase {index} of {run.path} ended at step {end}, before step {step}: "
-                f"its steps cannot become {now.steps}; change a phase still ahead, or give another --run"
+                f"its steps cannot become {steps}; change a phase still ahead, or give another --run"
             )
-        if start <= step <= end and start + now.steps < step:
+        if start <= step <= end and start + steps < step:
             raise BertJaxError(
-                f"{run.path} stands at step {step}: phase {index} cannot end at {start + now.steps}; "
+                f"{run.path} stands at step {step}: phase {index} cannot end at {start + steps}; "
                 "give more steps, or another --run"
             )
 

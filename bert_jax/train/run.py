@@ -30,24 +30,37 @@ from bert_jax.config import Config
 from bert_jax.config_files import from_dict, to_dict
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
+from bert_jax.finetune_config import AnyConfig, FinetuneConfig
 
 RUN_FORMAT = 1
 RUN_FILE = "run.json"
+_KINDS: dict[str, type[Config] | type[FinetuneConfig]] = {"pretraining": Config, "finetuning": FinetuneConfig}
 _PACKAGES = ("bert-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 @dataclass
 class Run:
-    """One run directory, opened. `fingerprints` name the tokenizer and the stores; `numerics` what was resolved."""
+    """One run directory, opened. `fingerprints` name the tokenizer and the data; `numerics` what was resolved.
+
+    `facts`: of a fine-tuned run, what its model is besides (see `bert_jax.finetuning`), in JSON values.
+    """
 
     path: Path
-    config: Config
+    config: AnyConfig
     fingerprints: dict[str, str]
     numerics: dict[str, Any]
     initialized_from: str | None = None
     calibrated_minutes: float | None = None
     created: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
     _locked: bool = field(default=False, repr=False)
+
+    @property
+    def pretraining(self) -> Config:
+        """The configuration of a pre-training run. Errors: `BertJaxError` for a fine-tuned one."""
+        if not isinstance(self.config, Config):
+            raise BertJaxError(f"{self.path} is a fine-tuned run, made by finetune: expected one made by pretrain")
+        return self.config
 
     @property
     def tokenizer(self) -> Path:
@@ -109,6 +122,7 @@ class Run:
             self.path / RUN_FILE,
             {
                 "format": RUN_FORMAT,
+                "kind": next(kind for kind, of in _KINDS.items() if isinstance(self.config, of)),
                 "created": self.created,
                 "config": to_dict(self.config),
                 "fingerprints": self.fingerprints,
@@ -116,6 +130,7 @@ class Run:
                 "versions": versions(),
                 "initialized_from": self.initialized_from,
                 "calibrated_minutes": self.calibrated_minutes,
+                **({"facts": self.facts} if self.facts else {}),
             },
         )
 
@@ -189,12 +204,13 @@ def is_run(path: str | Path) -> bool:
 
 def create_run(
     path: str | Path,
-    config: Config,
+    config: AnyConfig,
     tokenizer: Any,
     fingerprints: Mapping[str, str],
     numerics: Mapping[str, Any],
     initialized_from: str | None = None,
     calibrated_minutes: float | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Run:
     """Make a run directory; `run.json` is written last, so that what has one is whole.
 
@@ -203,7 +219,14 @@ def create_run(
     Errors: `BertJaxError` when there is a run already, or a tokenizer or checkpoints that no run made.
     """
     run = Run(
-        Path(path), config, dict(fingerprints), numerics_of(numerics), initialized_from, calibrated_minutes, now()
+        Path(path),
+        config,
+        dict(fingerprints),
+        numerics_of(numerics),
+        initialized_from,
+        calibrated_minutes,
+        now(),
+        dict(facts or {}),
     )
     if is_run(path):
         raise BertJaxError(f"{path} holds a run already: continue it, or give another --run")
@@ -216,7 +239,7 @@ def create_run(
         run.write()
         run.record("created", initialized_from=initialized_from, versions=versions())
         if calibrated_minutes is not None:
-            run.record("calibrated", minutes=calibrated_minutes, steps=config.train.steps)
+            run.record("calibrated", minutes=calibrated_minutes, steps=config.total_steps)
     return run
 
 
@@ -248,9 +271,9 @@ def _place_tokenizer(directory: Path, tokenizer: Any, remedy: str) -> bool:
     return False
 
 
-def _stored_config(folder: Path, values: Mapping[str, Any]) -> Config:
+def _stored_config(folder: Path, values: Mapping[str, Any], kind: str) -> AnyConfig:
     try:
-        return from_dict(values)
+        return from_dict(values, _KINDS[kind])
     except BertJaxError as error:
         raise BertJaxError(f"{folder / RUN_FILE}: {error}") from error
 
@@ -270,12 +293,13 @@ def open_run(path: str | Path) -> Run:
             )
         return Run(
             path=folder,
-            config=_stored_config(folder, values["config"]),
+            config=_stored_config(folder, values["config"], values.get("kind", "pretraining")),
             fingerprints=dict(values["fingerprints"]),
             numerics=dict(values["numerics"]),
             initialized_from=values["initialized_from"],
             calibrated_minutes=values["calibrated_minutes"],
             created=values["created"],
+            facts=dict(values.get("facts", {})),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise BertJaxError(

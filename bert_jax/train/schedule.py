@@ -76,6 +76,13 @@ def count_start(config: Config, phase_index: int) -> int:
     return max(stretch.start for stretch in stretches(config) if stretch.start <= start)
 
 
+def schedule_of(steps: int, optimizer: Optimizer, learning_rate: float) -> Schedule:
+    """The learning rate of one stretch of `steps` with this peak. Errors: `BertJaxError` for too long a warm-up."""
+    stretch = Stretch(0, steps, learning_rate, warmup_steps(optimizer.warmup, steps))
+    rate = _stretch_schedule(stretch, optimizer)
+    return lambda step: jnp.asarray(rate(jnp.asarray(step)), jnp.float32)
+
+
 def make_schedule(config: Config) -> Schedule:
     """The learning rate of a whole run, all phases, as a function of the global step (0-based).
 

@@ -55,12 +55,13 @@ def architecture_of(origin: BertConfig, config: BertConfig, asked: Iterable[str]
     return dataclasses.replace(config, **taken, vocab_size=None)
 
 
-def starting_parameters(params: Mapping[str, Any], model: Bert, seed: int) -> dict[str, Any]:
+def starting_parameters(params: Mapping[str, Any], model: Bert, seed: int, say: bool = True) -> dict[str, Any]:
     """The parameters to start `model` from: those of `params` it has; what is missing is drawn anew, all of it logged.
 
     Heads and a pooler that are missing are drawn from `seed`. A position table that is too short is repeated from its
     beginning (position p starts as position p mod old length), which keeps what is known of near neighbours. Rows that
-    only pad the vocabulary are left out. Errors: `BertJaxError` for any other shape than the model's.
+    only pad the vocabulary are left out. `say`: log what is drawn and what is left out. Errors: `BertJaxError` for any
+    other shape than the model's.
     """
     fresh = flatten(jax.jit(lambda: init_parameters(model, jax.random.key(seed)))())
     given = flatten(params)
@@ -68,8 +69,9 @@ def starting_parameters(params: Mapping[str, Any], model: Bert, seed: int) -> di
     for path, drawn in fresh.items():
         value = given.get(path)
         found[path] = drawn if value is None else _fitted(path, np.asarray(value, np.float32), drawn.shape)
-    _log_parts("drawn anew, as the model to start from has none", fresh.keys() - given.keys())
-    _log_parts("left out, as this run has no use for it", given.keys() - fresh.keys())
+    if say:
+        _log_parts("drawn anew, as the model to start from has none", fresh.keys() - given.keys())
+        _log_parts("left out, as this run has no use for it", given.keys() - fresh.keys())
     return unflatten(found)
 
 

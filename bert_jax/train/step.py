@@ -15,7 +15,7 @@ import optax
 
 from bert_jax.batch import EXAMPLES, MASKED, check
 from bert_jax.compat import threefry_2x32
-from bert_jax.config import Config
+from bert_jax.config import Config, Optimizer
 from bert_jax.model.bert import Bert, apply
 from bert_jax.model.dropout import Dropout
 from bert_jax.train.losses import Sums, masked_lm_loss, next_sentence_loss, pretraining_sums
@@ -31,7 +31,7 @@ Metrics = dict[str, jax.Array]
 
 MASK_SEED_OF_EVALUATION = 20181011  # any fixed number: two models see the same masks
 """Seed of the masks of every evaluation, whatever the run's own."""
-_DROPOUT = 0x44524F50  # "DROP": keeps these bits apart from all others drawn from one seed
+DROPOUT = 0x44524F50  # "DROP": keeps these bits apart from all others drawn from one seed
 
 
 def make_masked(
@@ -82,7 +82,7 @@ def example_lengths(batch: Batch) -> jax.Array:
 
 def dropout_key(seed: int, step: jax.typing.ArrayLike) -> jax.Array:
     """The dropout key of one step: uint32 (2,). The model folds example, layer and place into it."""
-    key = threefry_2x32(seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, step, _DROPOUT)
+    key = threefry_2x32(seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF, step, DROPOUT)
     return jnp.stack(key)
 
 
@@ -140,7 +140,7 @@ def make_train_step(
     """`train_step(state, batch) -> (state, metrics)`; `metrics` are float32 or int32 scalars, still on the device."""
     masked = make_masked(config, phase_index, vocabulary, config.train.seed)
     gradients = make_gradients(model, config, mesh)
-    rule = make_update_rule(config.optimizer)
+    update = make_update(config.optimizer)
     schedule = make_schedule(config)
     first = count_start(config, phase_index)
 
@@ -152,10 +152,36 @@ def make_train_step(
             "nsp_loss": next_sentence_loss(sums.nsp_loss, sums.nsp_count),
         }
         loss = losses["mlm_loss"] + losses["nsp_loss"]
+        state, norms = update(state, grads, loss, schedule(state.step), state.step - first + 1)
+        counts = {
+            "mlm_correct": sums.mlm_correct,
+            "mlm_count": sums.mlm_count,
+            "nsp_correct": sums.nsp_correct,
+            "nsp_count": sums.nsp_count,
+        }
+        return state, losses | {"loss": loss} | counts | norms | token_counts(batch)
+
+    return train_step
+
+
+Update = Callable[..., tuple[State, Metrics]]
+
+
+def make_update(optimizer: Optimizer) -> Update:
+    """`update(state, grads, loss, rate, count, factors=None) -> (state, metrics)`: clip, step, skip if not finite.
+
+    `count` is 1 at the first update of a stretch; `factors` is a tree of numbers by which the updates are multiplied.
+    """
+    rule = make_update_rule(optimizer)
+
+    def update(
+        state: State, grads: Tree, loss: jax.Array, rate: jax.Array, count: jax.Array, factors: Tree | None = None
+    ) -> tuple[State, Metrics]:
         grad_norm = global_norm(grads)
-        rate = schedule(state.step)
-        grads = clip(grads, grad_norm, config.optimizer.clip_norm)
-        updates, moments = rule.update(grads, state.opt_state, state.params, rate, state.step - first + 1)
+        grads = clip(grads, grad_norm, optimizer.clip_norm)
+        updates, moments = rule.update(grads, state.opt_state, state.params, rate, count)
+        if factors is not None:
+            updates = jax.tree.map(jnp.multiply, updates, factors)
 
         update_norm = global_norm(updates)
         # The update's own norm stands in the condition for one more reason: what reads the old state has then been
@@ -167,6 +193,13 @@ def make_train_step(
             (state.params, state.opt_state),
         )
         missed = 1 - finite.astype(jnp.int32)
+        metrics = {
+            "learning_rate": rate,
+            "grad_norm": grad_norm,
+            "param_norm": global_norm(params),
+            "update_norm": jnp.where(finite, update_norm, 0.0),
+            "nonfinite": missed,
+        }
         state = State(
             step=state.step + 1,
             params=params,
@@ -174,21 +207,9 @@ def make_train_step(
             skipped=state.skipped + missed,
             skipped_in_a_row=(state.skipped_in_a_row + 1) * missed,
         )
-        metrics = losses | {
-            "loss": loss,
-            "mlm_correct": sums.mlm_correct,
-            "mlm_count": sums.mlm_count,
-            "nsp_correct": sums.nsp_correct,
-            "nsp_count": sums.nsp_count,
-            "learning_rate": rate,
-            "grad_norm": grad_norm,
-            "param_norm": global_norm(params),
-            "update_norm": jnp.where(finite, update_norm, 0.0),
-            "nonfinite": missed,
-        }
-        return state, metrics | token_counts(batch)
+        return state, metrics
 
-    return train_step
+    return update
 
 
 def token_counts(batch: Batch) -> Metrics:
