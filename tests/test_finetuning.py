@@ -1,0 +1,222 @@
+"""Fine-tuning as a whole, on a tiny model: it learns, goes on exactly, several runs side by side equal single ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from small_tasks import animal_config, small_start
+
+import bert_jax
+from bert_jax.config import Mesh
+from bert_jax.errors import BertJaxError
+from bert_jax.formats.model import load_model
+from bert_jax.model.parameters import flatten
+from bert_jax.train.best import best_models, read_best
+from bert_jax.train.metrics import read_metrics
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return small_start(tmp_path_factory.mktemp("start") / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, start: str) -> tuple[Path, dict[str, Any]]:
+    """A run from beginning to end, and what it returned."""
+    folder = tmp_path_factory.mktemp("whole")
+    result = bert_jax.finetune(animal_config(folder / "data"), run=str(folder / "run"), init=start)
+    return folder / "run", result
+
+
+def params_of(run: Path, member: str = "seed-0") -> dict[str, np.ndarray]:
+    return {path: np.asarray(leaf) for path, leaf in flatten(read_best(run / "models", member)).items()}
+
+
+def losses_of(run: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
+
+
+def test_it_learns_and_says_what_it_did(whole: tuple[Path, dict[str, Any]]) -> None:
+    run, result = whole
+    assert result["best"]["accuracy"] > 0.9
+    assert result["stopped"] is False and result["step"] == result["total_steps"]
+    lines = [json.loads(line) for line in (run / "predictions" / "dev.jsonl").read_text().splitlines()]
+    assert len(lines) == 40
+    right = np.mean([line["label"] == line["predicted"]["label"] for line in lines])
+    assert right == pytest.approx(result["best"]["accuracy"])
+
+
+def test_the_run_is_a_model(whole: tuple[Path, dict[str, Any]]) -> None:
+    run, result = whole
+    model = load_model(run)
+    assert model.task is not None and model.task.name == "classification"
+    assert model.labels == ("cat", "dog") and model.heads == ("classification",)
+    assert model.step == result["best"]["step"]
+    assert load_model(f"{run}@seed-0").step == model.step
+    with pytest.raises(BertJaxError, match=r"has no seed-7: it has seed-0"):
+        load_model(f"{run}@seed-7")
+
+
+def test_a_run_that_has_ended_trains_no_more(whole: tuple[Path, dict[str, Any]], start: str) -> None:
+    run, result = whole
+    before = (run / "metrics.jsonl").read_bytes()
+    again = bert_jax.finetune(animal_config(run.parent / "data"), run=str(run))
+    assert again["best"] == result["best"]
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(whole: tuple[Path, dict[str, Any]], start: str, tmp_path: Path) -> None:
+    config = animal_config(tmp_path / "data")
+
+    def interrupt(line: dict[str, Any]) -> None:
+        if line["step"] == 18:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    first = bert_jax.finetune(config, run=str(tmp_path / "run"), init=start, on_metrics=interrupt)
+    assert first["stopped"] is True and first["step"] < first["total_steps"]
+    second = bert_jax.finetune(config, run=str(tmp_path / "run"))
+    assert second["stopped"] is False
+    assert losses_of(tmp_path / "run") == losses_of(whole[0])
+    for path, leaf in params_of(whole[0]).items():
+        np.testing.assert_array_equal(params_of(tmp_path / "run")[path], leaf, err_msg=path)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_seeds_side_by_side_equal_separate_runs(
+    whole: tuple[Path, dict[str, Any]], start: str, tmp_path: Path, devices: int
+) -> None:
+    config = animal_config(tmp_path / "data", seeds=2, side_by_side=2)
+    config = dataclasses.replace(config, mesh=Mesh(data=devices)) if devices > 1 else config
+    if len(jax.devices()) < devices:
+        pytest.skip("one device")
+    result = bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)
+    assert set(result["members"]) == {"seed-0", "seed-1"}
+    lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss_seed-0" in line]
+    np.testing.assert_allclose([line["loss_seed-0"] for line in lines], losses_of(whole[0]), rtol=2e-4)
+    assert any(abs(line["loss_seed-0"] - line["loss_seed-1"]) > 1e-3 for line in lines)
+    assert set(best_models(tmp_path / "run" / "models")) == {"seed-0", "seed-1"}
+
+
+def test_groups_one_after_the_other_come_to_the_same(
+    whole: tuple[Path, dict[str, Any]], start: str, tmp_path: Path
+) -> None:
+    config = animal_config(tmp_path / "data", seeds=2, side_by_side=1)
+    result = bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)
+    assert losses_of(tmp_path / "run" / "groups" / "seed-0") == losses_of(whole[0])
+    assert result["members"]["seed-0"]["accuracy"] == whole[1]["best"]["accuracy"]
+    assert result["mean"] == pytest.approx(np.mean([one["accuracy"] for one in result["members"].values()]))
+
+
+def test_several_learning_rates(start: str, tmp_path: Path) -> None:
+    config = animal_config(tmp_path / "data", learning_rates=(5e-3, 1e-6), side_by_side=2, epochs=1.0)
+    result = bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)
+    assert set(result["members"]) == {"seed-0-lr-0.005", "seed-0-lr-1e-06"}
+    fast, slow = (result["members"][label]["accuracy"] for label in ("seed-0-lr-0.005", "seed-0-lr-1e-06"))
+    assert result["best"]["accuracy"] == max(fast, slow)
+
+
+def test_patience_ends_a_run_that_gets_no_better(start: str, tmp_path: Path) -> None:
+    config = animal_config(tmp_path / "data", patience=2, epochs=20.0)
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=0.0))
+    result = bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)
+    assert result["stopped"] is False
+    assert result["step"] == 36 < result["total_steps"]  # the first evaluation is the best, two more are not better
+    again = bert_jax.finetune(config, run=str(tmp_path / "run"))
+    assert again["step"] == 36
+
+
+def test_frozen_layers_stay_and_others_learn(start: str, tmp_path: Path) -> None:
+    config = animal_config(tmp_path / "data", frozen_layers=1, epochs=1.0)
+    bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)
+    before, after = flatten(load_model(start).params), params_of(tmp_path / "run")
+    for path, leaf in after.items():
+        if path.startswith(("embeddings/", "encoder/")):
+            np.testing.assert_array_equal(leaf, before[path], err_msg=path)
+    assert not np.array_equal(after["pooler/kernel"], before["pooler/kernel"])
+
+
+def test_layers_may_begin_anew(start: str, tmp_path: Path) -> None:
+    config = animal_config(tmp_path / "data", reinit_layers=1, epochs=1.0)
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=0.0))
+    bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)
+    before, after = flatten(load_model(start).params), params_of(tmp_path / "run")
+    kernel = "encoder/layer_0/attention/query/kernel"
+    assert not np.array_equal(after[kernel], before[kernel])
+    assert np.std(after[kernel]) == pytest.approx(0.02, rel=0.2)
+    np.testing.assert_array_equal(after["embeddings/word_embeddings"], before["embeddings/word_embeddings"])
+
+
+OWN_TASK = """
+import jax.numpy as jnp
+from bert_jax import FinetuneConfig, Task, TaskData, TaskOptions
+from bert_jax.tasks.metrics import classes
+from bert_jax.tasks.task import TextExample
+
+
+def read(source, data):
+    for line in open(source).read().splitlines()[1:]:
+        text, label = line.split("\\t")
+        yield TextExample(a=text, label=label)
+
+
+def loss(outputs, batch):
+    chosen = jnp.take_along_axis(outputs["first_token_logits"], batch["labels"][:, None], axis=1)[:, 0]
+    return -chosen + jnp.log(jnp.sum(jnp.exp(outputs["first_token_logits"]), axis=1))
+
+
+task = Task(name="animals", head="first_token", read=read, loss=loss, metric=classes, score="accuracy")
+config = FinetuneConfig(task=TaskOptions(name="animals", length=24))
+"""
+
+
+def test_a_task_may_stand_in_the_configuration(start: str, tmp_path: Path) -> None:
+    animal_config(tmp_path)
+    (tmp_path / "own.py").write_text(OWN_TASK)
+    files = ["--data.train", str(tmp_path / "train.tsv"), "--data.dev", str(tmp_path / "dev.tsv")]
+    rate = ["--optimizer.learning-rate", "5e-3", "--finetune.batch", "8"]
+    result = bert_jax.finetune(str(tmp_path / "own.py"), run=str(tmp_path / "run"), init=start, overrides=files + rate)
+    assert result["task"] == "animals"
+    assert result["best"]["accuracy"] > 0.7
+    assert load_model(tmp_path / "run").heads == ("first_token",)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"--task.name": "sst3"}, r"task.name is 'sst3': did you mean 'sst2'\?"),
+        ({"--task.length": "999"}, r"task.length is 999: the model has 64 positions"),
+        ({"--finetune.frozen-layers": "3"}, r"finetune.frozen_layers is 3: the model has 1 layers"),
+        ({"--data.train": "nowhere.tsv"}, r"nowhere.tsv"),
+        ({"--finetune.learning-rates": "1e-3"}, None),
+    ],
+)
+def test_what_cannot_be_is_said_before_a_run_is_made(
+    start: str, tmp_path: Path, changed: dict[str, str], message: str | None
+) -> None:
+    config = animal_config(tmp_path / "data", epochs=0.1)
+    overrides = [word for pair in changed.items() for word in pair]
+    if message is None:
+        assert bert_jax.finetune(config, run=str(tmp_path / "run"), init=start, overrides=overrides)["step"] == 1
+        return
+    with pytest.raises(BertJaxError, match=message):
+        bert_jax.finetune(config, run=str(tmp_path / "run"), init=start, overrides=overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_needs_a_model_to_start_from(tmp_path: Path) -> None:
+    with pytest.raises(BertJaxError, match="--init MODEL is missing"):
+        bert_jax.finetune(animal_config(tmp_path / "data"), run=str(tmp_path / "run"))
+
+
+def test_other_data_is_another_run(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    config = animal_config(tmp_path / "data", train=80)
+    with pytest.raises(BertJaxError, match="is another run: fingerprint of train"):
+        bert_jax.finetune(config, run=str(whole[0]), overrides=["--finetune.steps", "48"])
