@@ -6,7 +6,6 @@ Letters: B batch, K texts per example (2, or 3 and more with different ones), T 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
