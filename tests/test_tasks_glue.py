@@ -244,7 +244,7 @@ def test_scores_of_glue_stsb_are_of_0_to_5(monkeypatch: pytest.MonkeyPatch) -> N
     [
         ("tfds:local/mnli", "expected tfds:NAME"),
         ("tfds:local/mnli:train:premise", "expected tfds:NAME"),
-        ("tfds:local/mnli:nope", "no split 'nope'; it has test_matched, train"),
+        ("tfds:local/mnli:nope", "no split 'nope'; it has train, test_matched"),
         ("tfds:none_such:train", "no data set 'none_such' in"),
         ("tfds:own/plain:train", r"tfds:own/plain:train, example 0 has no field 'sentence1' or .*: it has stars, text"),
     ],
