@@ -3,8 +3,8 @@
     bert-jax finetune finetune_similarity --run runs/similarity --init hf:google-bert/bert-base-uncased
 
 Recipe: Reimers and Gurevych 2019 (Sentence-BERT): the mean of the token vectors, squared error of the cosine, batch 16,
-a rate of 2e-5, warm-up over a tenth of the steps; 4 epochs as in their example. Expected: Spearman 0.847 on the test set
-(BERT-base, trained on STS-B alone, published). Not yet run here.
+a rate of 2e-5, warm-up over a tenth of the steps; 4 epochs as in their example. Expected: Spearman 0.847 on the test
+set (BERT-base, trained on STS-B alone, published). Not yet run here.
 
 Without TensorFlow Datasets name the files as GLUE distributes them: --data.train STS-B/train.tsv --data.dev
 STS-B/dev.tsv. Pairs and triples without scores, {"anchor": …, "positive": …, "negative": …} per line of a .jsonl file,
