@@ -168,7 +168,7 @@ def test_a_small_model_learns_which_animal_it_is(cls: type[TextForm]) -> None:
     assert form.head is not None
     model = make_model(small_config(), heads=(form.head,), classes=form.classes, pooler=form.pooler)
     encoder = small_parameters()
-    params = {**init_parameters(model, jax.random.key(0)), "embeddings": encoder["embeddings"]}
+    params = {**jax.jit(lambda: init_parameters(model, jax.random.key(0)))(), "embeddings": encoder["embeddings"]}
     optimizer = optax.adam(2e-2)
 
     @jax.jit
@@ -183,7 +183,8 @@ def test_a_small_model_learns_which_animal_it_is(cls: type[TextForm]) -> None:
         params, state, loss = step(params, state)
         losses.append(float(loss))
     assert losses[-1] < 0.1 * losses[0]
-    outputs = {name: np.asarray(x) for name, x in form.answers(apply(model, params, batch), batch).items()}
+    answers = jax.jit(lambda params: form.answers(apply(model, params, batch), batch))(params)
+    outputs = {name: np.asarray(x) for name, x in answers.items()}
     for index, item in enumerate(examples):
         found = form.decode(item, [rows[index]], [{name: x[index] for name, x in outputs.items()}])
         if cls is Regression:

@@ -82,21 +82,23 @@ def test_fillings_and_missing_texts_are_nobodys_negatives() -> None:
     batch_of_few = {name: array[:3] for name, array in batch.items()}
     weights = jnp.array([1.0, 1, 1, 0, 0])
 
-    def total(x: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+    @jax.jit
+    @jax.grad
+    def gradient_of(x: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
         losses = form.loss({"sequence_output": x}, batch)
         return jnp.sum(losses * batch["weights"])
 
     filled = form.loss(outputs, batch | {"weights": weights})
     np.testing.assert_allclose(filled[:3], form.loss(few, batch_of_few), rtol=1e-5)
     assert np.isfinite(filled).all()
-    gradient = jax.grad(total)(outputs["sequence_output"], batch | {"weights": weights})
+    gradient = gradient_of(outputs["sequence_output"], batch | {"weights": weights})
     assert np.isfinite(gradient).all() and not np.asarray(gradient[3:]).any() and np.asarray(gradient[:3]).any()
 
     pairs = {"sequence_output": outputs["sequence_output"][:, :2]}
     batch_of_pairs = {name: array[:, :2] if array.ndim > 1 else array for name, array in batch.items()}
     without = batch | {"sequence_mask": jnp.array([[1.0, 1, 0]] * B)}
     np.testing.assert_allclose(form.loss(outputs, without), form.loss(pairs, batch_of_pairs), rtol=1e-5)
-    zeros = jax.grad(total)(jnp.zeros_like(outputs["sequence_output"]), batch)
+    zeros = gradient_of(jnp.zeros_like(outputs["sequence_output"]), batch)
     assert np.isfinite(zeros).all()
 
 
