@@ -98,7 +98,7 @@ _ROWS = re.compile(r"tfds:([^:\[\]]+):((?:[^:\[\]]+(?:\[[^\]]*\])?)+)")
 
 
 def tfds_rows(spec: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number of the example, its features by name) for each of `tfds:name[/config]:split`, in the order TFDS wrote them.
+    """(number, features by name) of each example of `tfds:name[/config]:split`, in the order TFDS wrote them.
 
     Texts are strings, a class is its name (None where TFDS has −1: not told), everything else plain Python values;
     features that are neither texts nor numbers, such as pictures, are left out.
@@ -112,8 +112,7 @@ def tfds_rows(spec: str) -> Iterator[tuple[int, dict[str, Any]]]:
         tfds = _tfds()
         builder = _builder(name, os.environ.get("TFDS_DATA_DIR"), spec)
         features = builder.info.features
-        plain = (tfds.features.Text, tfds.features.Scalar, tfds.features.ClassLabel, tfds.features.Sequence)
-        kept = {key: True for key, feature in features.items() if isinstance(feature, plain)}
+        kept = {key: True for key, feature in features.items() if _is_plain(feature)}
         try:
             dataset = builder.as_dataset(
                 split=split,
@@ -134,6 +133,14 @@ def tfds_rows(spec: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for key, feature in classes.items():
             row[key] = None if row[key] < 0 else feature.int2str(row[key])
         yield number, row
+
+
+def _is_plain(feature: Any) -> bool:
+    """Whether a feature is a text, a number, a class, or a list."""
+    import tensorflow_datasets as tfds
+
+    plain = tfds.features.Text, tfds.features.ClassLabel, tfds.features.Sequence
+    return isinstance(feature, plain) or (isinstance(feature, tfds.features.Tensor) and feature.shape == ())
 
 
 def _decoded(value: Any, place: str) -> Any:

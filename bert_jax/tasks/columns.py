@@ -172,7 +172,7 @@ def _table(path: str, commas: bool, data: TaskData, columns: Mapping[str, Column
         place, values = f"{path}, line {line.number}", line.content
         if len(values) != len(first.content):
             kind = "the header" if header else f"line {first.number}"
-            return BertJaxError(f"{place} has {len(values)} fields: expected {len(first.content)}, as {kind} has")
+            return BertJaxError(f"{place} has {len(values)} field(s): expected {len(first.content)}, as {kind} has")
         found = {key: None if index is None else values[index] for key, index in places.items()}
         return Cells(place, "" if named is None else values[named], found, table)
 
