@@ -63,7 +63,7 @@ def outputs_of(
     def _predict(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         return form.answers(bert.apply(batch, params), batch)
 
-    predict = bert.compiled(("form", form.head, form.outputs), lambda: _predict)
+    predict = bert.compiled(("form", type(form)), lambda: _predict)
     return compute
 
 

@@ -20,8 +20,9 @@ from bert_jax.tasks.task import Prediction, Question, Scores
 _SIGNS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 _CHINESE = re.compile("[\u4e00-\u9fa5]")
 # Where NLTK's English word tokenizer cuts, after blanks; the signs above are gone before.
-_CUTS = r"""\.{2,} | '' | [;@\#$%&?!\[\](){}<>"«»‘„\u2012-\u2015] | ,(?!\d) | \.(?=[\])}>"'»\ ]*$)
-          | '(?:s|m|d|ll|re|ve)?(?=\s|$) | (?<!\w)'(?!(?:s|m|d|t|n|ll|re|ve)\b)(?=\w) | n't(?=\s|$)"""
+_SIGN = r"""\.{2,} | '' | [;@\#$%&?!\[\](){}<>"«»‘„\u2012-\u2015] | ,(?!\d) | \.(?=[\])}>"'»\ ]*$)"""
+_CUTS = rf"""{_SIGN} | (?:'(?:s|m|d|ll|re|ve)? | n't)(?=\s|$|{_SIGN})
+             | (?<!\w)'(?!(?:s|m|d|t|n|ll|re|ve)\b)(?=\w)"""
 _ENGLISH = re.compile(rf"{_CUTS} | (?: (?!{_CUTS}) \S )+", re.VERBOSE)
 
 

@@ -92,8 +92,9 @@ def _table(path: Path, data: TaskData) -> Iterator[tuple[int, Mapping[str, Any]]
                 )
             continue
         if len(cells) != len(columns):
+            known = ", ".join(columns)
             raise BertJaxError(
-                f"{path}, line {reader.line_num} has {len(cells)} columns: expected {len(columns)}: {', '.join(columns)}"
+                f"{path}, line {reader.line_num} has {len(cells)} columns: expected {len(columns)} ({known})"
             )
         row: dict[str, Any] = dict(zip(columns, cells, strict=True))
         endings = [(int(match[1]), cell) for name, cell in row.items() if (match := _ENDING.fullmatch(name))]
