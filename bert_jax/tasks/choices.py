@@ -124,9 +124,9 @@ def _example(row: Mapping[str, Any], data: TaskData, place: str, name: str) -> C
     column = next((name for name in _CONTEXTS if name in row), None) if data.text is None else _named(row, data.text)
     if column is None:
         wanted = data.text or " or ".join(_CONTEXTS)
-        raise BertJaxError(f"{place} has no {wanted} (it has {', '.join(row)}): expected {_OBJECT}")
+        raise BertJaxError(f"{place} has no {wanted} (it has {_names(row)}): expected {_OBJECT}")
     if data.label is not None and _named(row, data.label) is None:
-        raise BertJaxError(f"{place} has no column {data.label}: it has {', '.join(row)}")
+        raise BertJaxError(f"{place} has no column {data.label}: it has {_names(row)}")
     choices, question = row.get("choices"), row.get("question", row.get("sent2", "") if column == "sent1" else "")
     texts = [row[column], question or "", *(choices if isinstance(choices, list) else [None])]
     if not all(isinstance(text, str) for text in texts):
@@ -137,6 +137,10 @@ def _example(row: Mapping[str, Any], data: TaskData, place: str, name: str) -> C
             raise BertJaxError(f"{place}: {what} is empty: expected a text")
     label = _label(row.get(_named(row, data.label or "label") or ""), place)
     return ChoiceExample(place=place, id=name, context=context, question=question, choices=tuple(choices), label=label)
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    return ", ".join(filter(None, row)) or "none"
 
 
 def _named(row: Mapping[str, Any], column: str) -> str | None:
