@@ -1,6 +1,7 @@
 """SQuAD 2.0: as version 1.1, but half of the development questions have no answer (Rajpurkar et al. 2018).
 
-    bert-jax finetune finetune_squad2 --run runs/squad2 --init MODEL --data.train train-v2.0.json --data.dev dev-v2.0.json
+    bert-jax finetune finetune_squad2 --run runs/squad2 --init MODEL \\
+        --data.train train-v2.0.json --data.dev dev-v2.0.json
 
 The recipe of Devlin et al. 2019 (section 4.3): 2 epochs of 48 windows at 5e-5, 384 tokens with a stride of 128; the
 no-answer threshold is tuned on the development set for F1. They give F1 81.9 and exact match 78.7 there for BERT-large.
