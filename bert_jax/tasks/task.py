@@ -78,7 +78,8 @@ class SpanExample(Example):
 class Question(Example):
     """A question about a text. `answers`: (text, first character) each; none of them and `impossible` means no answer.
 
-    `answers` is None where the answer is asked for.
+    `answers` is None where the answer is asked for. A first character of −1: the text does not stand there, so that it
+    counts when answers are scored and nothing is learned from it.
     """
 
     question: str
@@ -89,11 +90,15 @@ class Question(Example):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChoiceExample(Example):
-    """A beginning and any number of endings, of which `label` (counted from 0) is right."""
+    """A beginning and any number of endings, of which `label` (counted from 0) is right.
+
+    `question`: what the second segment begins with, before each ending (SWAG's second sentence, a question).
+    """
 
     context: str
     choices: tuple[str, ...]
     label: int | None = None
+    question: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
