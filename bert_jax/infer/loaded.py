@@ -54,7 +54,7 @@ class Bert:
             source.config,
             heads=source.heads,
             dtype=dtype,
-            attention=attention,
+            attention="matmul" if attention == "auto" and self._on_cpu() else attention,
             classes=source.classes,
             pooler=source.pooler,
         )
@@ -242,9 +242,12 @@ class Bert:
             slot_sizes=slot_sizes,
             window=window,
             first=self.first_window,
-            tokens=CPU_TOKENS if self.placing.devices[0].platform == "cpu" else ACCELERATOR_TOKENS,
+            tokens=CPU_TOKENS if self._on_cpu() else ACCELERATOR_TOKENS,
             devices=len(self.placing.devices),
         )
+
+    def _on_cpu(self) -> bool:
+        return self.placing.devices[0].platform == "cpu"
 
     def _with_known_segments(self, item: Encoded) -> Encoded:
         if max(item.segment_ids) >= self.config.type_vocab_size:
