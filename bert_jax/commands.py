@@ -315,7 +315,8 @@ def predict(
         join: How several layers become one vector, for features (default: concat).
         words: One vector per word instead of one per token, for features.
         word: The word whose senses are compared, for senses; every sentence must hold it.
-        truncate: Cut what is longer than the limit, for embed and features (default: an error).
+        truncate: Cut what is longer than the limit, for all tasks but senses (default: an error); pairs lose from the
+            longer side, and fill-mask keeps the part around its masks.
         window: Slide over what is longer than the limit, each window this many tokens after the one before, for embed
             and features.
         max_length: The limit in tokens, for embed and features (default: the model's).

@@ -104,6 +104,14 @@ def test_truncation_is_that_of_a_shorter_text(bert: Bert) -> None:
     np.testing.assert_allclose(cut, bert.embed(" ".join(words[:10])), atol=2e-6)
 
 
+def test_a_recipe_of_very_short_inputs() -> None:
+    bert = small_bert()
+    bert.source = dataclasses.replace(bert.source, pooling=Pooling("mean", False, 4))
+    np.testing.assert_allclose(bert.embed(TEXT, truncate=True), bert.embed("the cat"), atol=2e-6)
+    assert bert.embed(TEXT, window=1).shape == bert.embed("").shape == (16,)
+    np.testing.assert_allclose(bert.embed((TEXT, TEXT), truncate=True), bert.embed(("", "the")), atol=2e-6)
+
+
 def test_repeated_calls_compile_nothing() -> None:
     bert = small_bert()
     texts = [" ".join(["cat"] * number) for number in range(60)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from small_models import small_tokenizer
 
 from bert_jax.errors import BertJaxError
 from bert_jax.infer.windows import Fit, cut_pair, sides, windows
@@ -26,7 +28,19 @@ def by_context(count: int, width: int, stride: int) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("count", "width", "stride"), [(11, 10, 5), (25, 10, 5), (23, 10, 3), (40, 10, 10), (31, 7, 1), (12, 6, 4)]
+    ("count", "width", "stride"),
+    [
+        (11, 10, 5),
+        (25, 10, 5),
+        (23, 10, 3),
+        (40, 10, 10),
+        (31, 7, 1),
+        (12, 6, 4),
+        (9, 1, 1),
+        (9, 2, 1),
+        (9, 2, 2),
+        (9, 3, 2),
+    ],
 )
 def test_every_token_is_kept_once_where_it_has_most_context(count: int, width: int, stride: int) -> None:
     found = windows(count, width, stride)
@@ -53,10 +67,23 @@ def test_a_text_that_fits_is_one_window() -> None:
 
 @pytest.mark.parametrize(
     ("a", "b", "room", "expected"),
-    [(10, None, 6, (6, None)), (10, 3, 8, (5, 3)), (3, 10, 8, (3, 5)), (9, 8, 10, (5, 5)), (8, 8, 9, (5, 4))],
+    [(10, None, 6, (6, None)), (10, 3, 8, (5, 3)), (3, 10, 8, (3, 5)), (9, 8, 10, (5, 5)), (8, 8, 9, (4, 5))],
 )
 def test_pairs_lose_from_the_longer_side(a: int, b: int | None, room: int, expected: tuple) -> None:
     assert cut_pair(a, b, room) == expected
+
+
+def test_pairs_are_cut_as_by_hugging_face(tmp_path: Path) -> None:
+    """Every pair of lengths up to 12, at every room up to 20, by the library's own 'longest_first'."""
+    tokenizers = pytest.importorskip("tokenizers")
+    small_tokenizer().with_lines(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]).save(tmp_path)
+    theirs = tokenizers.BertWordPieceTokenizer(str(tmp_path / "vocab.txt"))
+    for room in range(20):
+        theirs.enable_truncation(room + 3, strategy="longest_first")
+        for a in range(13):
+            for b in range(13):
+                tokens = theirs.encode("a " * a, "b " * b).tokens
+                assert cut_pair(a, b, room) == (tokens.count("a"), tokens.count("b")), (a, b, room)
 
 
 def test_cuts_are_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -83,7 +110,7 @@ def test_too_long_names_length_and_limit() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((7, 64), "max_length is 7: expected 8 to 64"),
+        ((2, 64), "max_length is 2: expected 3 to 64"),
         ((65, 64), "max_length is 65"),
         ((16, 64, False, 15), "window is 15: expected 1 to 14"),
         ((16, 64, False, 0), "window is 0"),

@@ -102,7 +102,11 @@ class Bert:
         return model_room.apply(self.module, given, batch, dropout, hidden_states, attentions)
 
     def fill_mask(
-        self, texts: str | Iterable[str], top_k: int = 5, candidates: Sequence[str] | None = None
+        self,
+        texts: str | Iterable[str],
+        top_k: int = 5,
+        candidates: Sequence[str] | None = None,
+        truncate: bool = False,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """The `top_k` most probable pieces at every `[MASK]`: one answer for a text, a list for several.
 
@@ -116,11 +120,12 @@ class Bert:
         >>> sorted(candidate["token"] for candidate in answer["masks"][0]["candidates"])
         ['cat', 'dog']
         """
-        if isinstance(texts, str):
-            return next(fill_masks(self, [texts], top_k, candidates))
-        return list(fill_masks(self, texts, top_k, candidates))
+        found = list(fill_masks(self, [texts] if isinstance(texts, str) else texts, top_k, candidates, truncate))
+        return found[0] if isinstance(texts, str) else found
 
-    def next_sentence(self, pairs: tuple[str, str] | str | Iterable[Pair]) -> dict[str, Any] | list[dict[str, Any]]:
+    def next_sentence(
+        self, pairs: tuple[str, str] | str | Iterable[Pair], truncate: bool = False
+    ) -> dict[str, Any] | list[dict[str, Any]]:
         """The probability that B follows A: one answer for one pair, a list for a list of pairs.
 
         A pair is a tuple (a, b) or one text `a [SEP] b`. See `bert_jax.infer.next_sentence.next_sentences`.
@@ -132,9 +137,9 @@ class Bert:
         >>> [answer["b"] for answer in many]
         ['rain !', 'a cat sat .']
         """
-        if isinstance(pairs, str | tuple):
-            return next(next_sentences(self, [pairs]))
-        return list(next_sentences(self, pairs))
+        one = isinstance(pairs, str | tuple)
+        found = list(next_sentences(self, [pairs] if one else pairs, truncate))  # type: ignore[list-item]
+        return found[0] if one else found
 
     def senses(self, word: str, sentences: Iterable[str], labels: Sequence[str] | None = None) -> dict[str, Any]:
         """How alike the uses of `word` in `sentences` are in every layer, and which layer parts its senses best.
@@ -267,6 +272,7 @@ class Bert:
         layers: Sequence[int] | None = None,
         heads: Sequence[int] | None = None,
         vectors: bool = False,
+        truncate: bool = False,
     ) -> Attention | list[Attention]:
         """How much each token looks at each other one: one answer for a text or a pair (a, b), a list for a list.
 
@@ -281,9 +287,10 @@ class Bert:
         >>> bool(np.allclose(seen.weights.sum(axis=-1), 1, atol=1e-5))
         True
         """
-        if isinstance(texts, str | tuple):
-            return next(attentions(self, [texts], layers, heads, vectors))
-        return list(attentions(self, texts, layers, heads, vectors))
+        one = isinstance(texts, str | tuple)
+        inputs: Iterable[TextOrPair] = [texts] if one else texts  # type: ignore[list-item]
+        found = list(attentions(self, inputs, layers, heads, vectors, truncate))
+        return found[0] if one else found
 
     def compiled(self, key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         """The jitted function made by `make`, once per `key` for as long as this model lives."""

@@ -9,11 +9,12 @@ window: the one where it stands farthest from an edge that is not an end of the 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
-from bert_jax.infer.batching import Encoded
+from bert_jax.infer.batching import Answer, Encoded
 from bert_jax.text.tokenizer import Tokenizer
 
 Text = str | tuple[str, str]
@@ -38,16 +39,21 @@ class Piece(NamedTuple):
     last: bool
 
 
+SHORTEST = 3  # [CLS], a token, [SEP]
+
+
 class Fit:
     """What becomes of inputs longer than `limit` tokens, [CLS] and [SEP] included, and how many were cut.
 
-    Errors: `BertJaxError` for a limit outside 8 … `positions` (an input with the shortest windows still has to have
-    neighbours), for a stride that leaves tokens out, and for both ways at once.
+    `slides` False: there are no windows to advise. Errors: `BertJaxError` for a limit outside 3 … `positions`, for a
+    stride that leaves tokens out, and for both ways at once.
     """
 
-    def __init__(self, limit: int, positions: int, truncate: bool = False, stride: int | None = None):
-        if not 8 <= limit <= positions:
-            raise BertJaxError(f"max_length is {limit}: expected 8 to {positions}, the model's positions")
+    def __init__(
+        self, limit: int, positions: int, truncate: bool = False, stride: int | None = None, slides: bool = True
+    ):
+        if not SHORTEST <= limit <= positions:
+            raise BertJaxError(f"max_length is {limit}: expected {SHORTEST} to {positions}, the model's positions")
         if truncate and stride is not None:
             raise BertJaxError("truncate and window exclude each other: cut long texts, or slide over them")
         if stride is not None and not 1 <= stride <= limit - 2:
@@ -55,7 +61,7 @@ class Fit:
                 f"window is {stride}: expected 1 to {limit - 2}, the tokens from one window's beginning to the "
                 f"next one's; a window holds {limit - 2} beside [CLS] and [SEP], half of that is a good stride"
             )
-        self.limit, self.truncate, self.stride = limit, truncate, stride
+        self.limit, self.truncate, self.stride, self.slides = limit, truncate, stride, slides
         self.inputs = self.cut = 0
 
     def fit(self, a: int, b: int | None, name: str) -> tuple[int, int | None, list[Window]]:
@@ -68,20 +74,29 @@ class Fit:
         self.inputs += 1
         specials = 2 if b is None else 3
         over = a + (b or 0) + specials - self.limit
-        if over > 0 and not self.truncate:
-            if self.stride is not None and b is None:
-                return a, b, windows(a, self.limit - 2, self.stride)
-            raise BertJaxError(self._too_long(a + (b or 0) + specials, b is not None, name))
+        if over > 0 and self.stride is not None and b is None:
+            return a, b, windows(a, self.limit - 2, self.stride)
         if over > 0:
-            self.cut += 1
+            self.count_cut(a + (b or 0) + specials, b is not None, name)
             a, b = cut_pair(a, b, self.limit - specials)
         return a, b, [Window(0, a, 0, a + (b or 0) + specials)]
 
+    def count_cut(self, length: int, pair: bool, name: str) -> None:
+        """Note that an input of `length` tokens is cut. Errors: `BertJaxError` when that was not asked for."""
+        if not self.truncate:
+            raise BertJaxError(self._too_long(length, pair, name))
+        self.cut += 1
+
     def _too_long(self, length: int, pair: bool, name: str) -> str:
-        advice = "give --truncate to cut it" if pair else "give --truncate to cut it, or --window STRIDE to slide over"
+        advice = "give --truncate to cut it" + ("" if pair or not self.slides else ", or --window STRIDE to slide over")
         if pair and self.stride is not None:
             advice = "windows slide over single texts, not pairs: give --truncate instead"
         return f"{name} is {length} tokens long with [CLS] and [SEP], more than the limit of {self.limit}: {advice}"
+
+    def reported(self, answers: Iterable[Answer]) -> Iterator[Answer]:
+        """`answers`, and after the last one `report`."""
+        yield from answers
+        self.report()
 
     def report(self) -> None:
         """One warning when inputs were cut; called once, after the last."""
@@ -90,16 +105,17 @@ class Fit:
 
 
 def cut_pair(a: int, b: int | None, room: int) -> tuple[int, int | None]:
-    """Lengths that together are `room`: tokens are dropped one by one from the longer side, from B when equal."""
+    """Lengths that together are `room`: the longer side is cut, to the length of the shorter if need be, then both.
+
+    Of an odd room the longer side has the token more, B when they are equal: as Hugging Face's tokenizers cut pairs
+    ('longest_first'), which is what published models were used with. google's own loop leaves it to A.
+    """
     if b is None:
         return min(a, room), None
-    over = a + b - room
-    if over <= 0:
+    if a + b <= room:
         return a, b
-    from_longer = min(over, abs(a - b))
-    a, b = (a - from_longer, b) if a > b else (a, b - from_longer)
-    rest = over - from_longer
-    return a - rest // 2, b - (rest + 1) // 2
+    shorter = min(a, b, room // 2)
+    return (room - shorter, shorter) if a > b else (shorter, room - shorter)
 
 
 def windows(count: int, width: int, stride: int) -> list[Window]:
