@@ -300,6 +300,8 @@ class Bert:
 
     def require_head(self, head: str, purpose: str) -> None:
         """Error unless the model has `head`."""
+        if head in self.source.left_out:
+            raise BertJaxError(f"{self.source.path} cannot {purpose}: {self.source.left_out[head]}")
         if head not in self.heads:
             raise BertJaxError(
                 f"{self.source.path} has no {head} head (it has {', '.join(self.heads) or 'none'}), so it cannot "
@@ -330,4 +332,4 @@ def load(
     `devices` how many of this process's devices share the rows of a batch (default: all accelerators, or one CPU).
     Errors: `BertJaxError` as in `bert_jax.formats.model.load_model`, and for more devices than there are.
     """
-    return Bert(load_model(model, cased=cased), dtype=dtype, attention=attention, devices=devices)
+    return Bert(load_model(model, cased=cased, partial=True), dtype=dtype, attention=attention, devices=devices)
