@@ -214,6 +214,9 @@ def _open_hugging_face(
 ) -> OpenedModel:
     encoder, pooling = read_pooling(path) or (path, None)
     config, adopted, labels = hugging_face.read_model_directory(encoder)
+    tokenizer = load_tokenizer(encoder, cased)
+    if pooling is not None and pooling.lower_case and tokenizer.cased and cased is None:
+        tokenizer = tokenizer.lowered()
     architectures = config.extra.get("architectures")
     made = {"format": "hugging_face", "architectures": architectures, **(provenance or {})}
     return _published(
@@ -221,7 +224,7 @@ def _open_hugging_face(
         "hugging_face",
         config,
         adopted,
-        load_tokenizer(encoder, cased),
+        tokenizer,
         made,
         labels=labels,
         pooling=pooling,

@@ -186,6 +186,7 @@ class Bert:
         truncate: bool = False,
         window: int | None = None,
         max_length: int | None = None,
+        prompt: str | None = None,
     ) -> np.ndarray:
         """Sentence vectors: float32 (D,) for one text or one pair (a tuple), (n, D) for several.
 
@@ -201,7 +202,7 @@ class Bert:
         recipe = recipe_of(self, pooling, normalize, max_length)
         one = isinstance(texts, str | tuple)
         inputs: Iterable[Text] = [texts] if one else texts  # type: ignore[list-item]
-        found = [vector for _, vector in sentence_vectors(self, inputs, recipe, truncate, window)]
+        found = [vector for _, vector in sentence_vectors(self, inputs, recipe, truncate, window, prompt)]
         if one:
             return found[0]
         return np.stack(found) if found else np.zeros((0, self.config.hidden_size), np.float32)
