@@ -321,6 +321,7 @@ def predict(
     candidates: tuple[str, ...] | None = None,
     pooling: Literal["mean", "cls", "max", "pooler"] | None = None,
     normalize: bool | None = None,
+    prompt: str | None = None,
     layers: str | None = None,
     heads: str | None = None,
     join: Literal["concat", "sum", "mean"] | None = None,
@@ -347,13 +348,16 @@ def predict(
         candidates: Only rank these words, for fill-mask.
         pooling: How token vectors become one, for embed (default: the model's own recipe, else mean).
         normalize: Scale vectors to length 1, for embed (default: as the model's own recipe says, else no).
+        prompt: What to put before each text, for embed: the name of one of the model's prompts, or the text itself
+            (default: the model's default prompt, if it has one).
         layers: Which layers, as -1,-2,-3,-4; for features 0 is the embeddings' output (default: -1, the last), for
             attention 0 is the first layer (default: all).
         heads: Only these heads, counted from 0, as 3,11, for attention.
         join: How several layers become one vector, for features (default: concat).
         words: One vector per word instead of one per token, for features.
         word: The word whose senses are compared, for senses; every sentence must hold it.
-        truncate: Cut what is longer than the limit, for embed and features (default: an error).
+        truncate: Cut what is longer than the limit, for all tasks but senses (default: an error); pairs lose from the
+            longer side, and fill-mask keeps the part around its masks.
         window: Slide over what is longer than the limit, each window this many tokens after the one before, for embed
             and features.
         max_length: The limit in tokens, for embed and features (default: the model's).
@@ -369,7 +373,7 @@ def predict(
     from bert_jax.infer.verbs import VERBS, answer_lines, check_out, inputs_of_file, options_of
 
     given = {"top_k": top_k, "candidates": candidates, "pooling": pooling, "normalize": normalize, "layers": layers}
-    given["heads"] = heads
+    given |= {"heads": heads, "prompt": prompt}
     given |= {"join": join, "words": words or None, "word": word, "truncate": truncate or None}
     options = options_of(task, given | {"window": window, "max_length": max_length})
     check_out(task, out)

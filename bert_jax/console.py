@@ -39,6 +39,21 @@ def warn(message: str) -> None:
     logger.warning("warning: %s", message)
 
 
+@contextlib.contextmanager
+def rewording(reword: Callable[[str], str]) -> Iterator[None]:
+    """Every line that is said meanwhile goes through `reword`."""
+
+    def change(record: logging.LogRecord) -> bool:
+        record.msg, record.args = reword(record.getMessage()), None
+        return True
+
+    logger.addFilter(change)
+    try:
+        yield
+    finally:
+        logger.removeFilter(change)
+
+
 Advance = Callable[..., None]
 
 

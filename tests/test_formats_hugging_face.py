@@ -13,6 +13,7 @@ from checkpoints import arrays, equal, parameters, write_hugging_face
 from minilm import minilm_directory
 from small_models import small_config, small_tokenizer
 
+from bert_jax.commands import evaluate
 from bert_jax.errors import BertJaxError
 from bert_jax.files import write_json
 from bert_jax.formats.hugging_face import CLASSES
@@ -75,7 +76,70 @@ def test_a_decoder_that_is_the_word_embeddings_and_one_that_is_not(tmp_path: Pat
     renamed = load_model(write_hugging_face(tmp_path / "old", {**only, **tied}))
     assert equal(renamed.params, params)
     untied = {"cls.predictions.decoder.weight": words + 1}
-    assert "is not the word embeddings" in refused(write_hugging_face(tmp_path / "untied", {**tensors, **untied}))
+    folder = write_hugging_face(tmp_path / "untied", {**tensors, **untied})
+    assert "is not the word embeddings" in refused(folder) and "remove the decoder cls.predictions" in refused(folder)
+
+
+def test_an_untied_decoder_costs_the_masked_lm_head_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    params = parameters()
+    untied = {"cls.predictions.decoder.weight": params["embeddings"]["word_embeddings"] + 1}
+    folder = write_hugging_face(tmp_path / "untied", {**arrays(params, "torch"), **untied})
+    bert = load(folder)
+    assert caplog.text.count("its decoder is not the word embeddings") == 1
+    params.pop("masked_lm")
+    assert bert.heads == ("next_sentence",) and equal(bert.source.params, params)
+    with pytest.raises(BertJaxError, match="untied cannot fill masks: its decoder is not the word embeddings"):
+        bert.fill_mask("the [MASK]")
+    for answer in (bert.embed("the cat"), bert.features("the cat")["vectors"], bert.attention("the cat").weights):
+        assert np.isfinite(answer).all()
+    assert bert.senses("cat", ["the cat", "a cat ran"])["layers"]
+    with pytest.raises(BertJaxError, match="its decoder is not the word embeddings"):
+        evaluate(str(folder))
+
+
+def test_a_classifier_whose_kind_is_not_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tensors = arrays(parameters(("classification",), 3), "torch")
+    loaded = load_model(write_hugging_face(tmp_path / "a", tensors, architectures=None))
+    assert loaded.heads == ("classification",)
+    assert "names no architectures: the classifier is taken as one of whole texts" in caplog.text
+    tensors = {name: value for name, value in tensors.items() if "pooler" not in name}
+    folder = write_hugging_face(tmp_path / "b", tensors, architectures=None)
+    assert "has a classifier and no pooler, which a classifier of texts reads: if it labels tokens, its" in refused(
+        folder
+    )
+    write_hugging_face(folder, tensors, "BertForTokenClassification")
+    assert load_model(folder).heads == ("tagging",)
+
+
+@pytest.mark.parametrize(
+    ("entries", "rows", "whole"), [(29, 32, True), (29, 128, True), (29, 33, False), (9, 29, False)]
+)
+def test_a_vocabulary_that_was_cut_is_told(
+    tmp_path: Path, entries: int, rows: int, whole: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    tensors = arrays(parameters(), "torch")
+    for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"):
+        tensors[name] = np.resize(tensors[name], (rows, *tensors[name].shape[1:]))
+    folder = write_hugging_face(tmp_path / "model", tensors, vocab_size=rows)
+    lines = small_tokenizer().lines
+    assert len(lines) == 29
+    (folder / "vocab.txt").write_text("".join(f"{line}\n" for line in lines[:entries]))
+    load_model(folder)
+    told = f"its vocabulary has {entries} entries and its embedding table {rows} rows, more than a table is padded by"
+    assert (told in caplog.text) is not whole
+
+
+def test_weights_that_are_not_read_are_named_with_what_to_do(tmp_path: Path) -> None:
+    folder = write_hugging_face(tmp_path / "model", arrays(parameters(), "torch"), "TFBertForMaskedLM")
+    (folder / "model.safetensors").unlink()
+    (folder / "tf_model.h5").write_bytes(b"x")
+    said = refused(folder)
+    assert "tf_model.h5 is for the TensorFlow models of transformers 4, not read here" in said
+    assert "from transformers import BertForMaskedLM as B" in said and "from_tf=True" in said
+    write_json(folder / "pytorch_model.bin.index.json", {"weight_map": {"a": "p-1.bin", "b": "p-2.bin"}})
+    said = refused(folder)
+    assert "holds 2 pickles (p-1.bin, …)" in said
+    assert said.endswith(f"{folder}/model.safetensors {folder}/p-1.bin {folder}/p-2.bin")
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -171,6 +172,26 @@ def test_the_shown_command_converts_a_pickle(tmp_path: Path, shared: bool) -> No
     assert done.returncode == 0, done.stderr
     assert equal(load_model(folder).params, params)
     assert transformers.BertForPreTraining.from_pretrained(folder) is not None
+
+
+def test_the_shown_command_converts_sharded_pickles(tmp_path: Path) -> None:
+    folder, params = tmp_path / "a model", parameters()
+    state = {name: torch.from_numpy(value) for name, value in arrays(params, "torch").items()}
+    state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"]
+    write_hugging_face(folder, {"unused": np.zeros(1, np.float32)})
+    (folder / "model.safetensors").unlink()
+    weight_map = {name: f"pytorch_model-0000{1 + index % 2}-of-00002.bin" for index, name in enumerate(state)}
+    for file in set(weight_map.values()):
+        torch.save({name: value for name, value in state.items() if weight_map[name] == file}, folder / file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(BertJaxError, match="holds 2 pickles") as caught:
+        load_model(folder)
+    command = re.search(r"python -c .*$", str(caught.value))
+    assert command is not None
+    shown = command.group().replace("python", f"'{sys.executable}'", 1)
+    done = subprocess.run(["sh", "-c", shown], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert equal(load_model(folder).params, params)
 
 
 def test_a_sharded_model_and_half_precision(tmp_path: Path) -> None:

@@ -107,13 +107,47 @@ def test_a_length_that_is_none(tmp_path: Path, length: Any) -> None:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    for number, pooling in enumerate((Pooling("mean", True, 256), Pooling("cls"), Pooling("max", False, 9))):
+    prompts = Pooling("mean", True, 9, {"query": "query: ", "none": ""}, "query", include_prompt=False)
+    for number, pooling in enumerate((Pooling("mean", True, 256), Pooling("cls"), Pooling("max", False, 9), prompts)):
         folder = tmp_path / str(number)
         folder.mkdir()
         write_pooling(folder, pooling, 16)
         assert read_pooling(folder) == (folder, pooling)
     with pytest.raises(BertJaxError, match="has no pooling by the pooler"):
         write_pooling(tmp_path, Pooling("pooler"), 16)
+
+
+def test_prompts_by_name_and_by_themselves(tmp_path: Path) -> None:
+    make(tmp_path, ["Transformer", "Pooling"], MEAN | {"include_prompt": False})
+    path = tmp_path / "config_sentence_transformers.json"
+    write_json(path, {"prompts": {"query": "query: ", "document": None}, "default_prompt_name": "query"})
+    found = read_pooling(tmp_path)
+    assert found is not None
+    recipe = found[1]
+    assert (recipe.prompts, recipe.default_prompt, recipe.include_prompt) == ({"query": "query: "}, "query", False)
+    asked = (None, "query", "", "passage: ")
+    assert [recipe.prompt(name) for name in asked] == ["query: ", "query: ", "", "passage: "]
+    assert Pooling().prompt(None) == ""
+    write_json(path, {"prompts": {}, "default_prompt_name": "query"})
+    with pytest.raises(BertJaxError, match="default_prompt_name is 'query': expected one of its prompts, none"):
+        read_pooling(tmp_path)
+    write_json(path, {"prompts": ["query"]})
+    with pytest.raises(BertJaxError, match="expected an object of texts by their names"):
+        read_pooling(tmp_path)
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_lower_casing_is_the_recipes_too(tmp_path: Path, lower: bool) -> None:
+    """Accents stay where a cased tokenizer leaves them."""
+    folder = make(tmp_path / "model", ["Transformer", "Pooling"], MEAN)
+    write_hugging_face(folder, arrays(parameters(()), "torch"), "BertModel")
+    config = folder / "tokenizer_config.json"
+    write_json(config, json.loads(config.read_text()) | {"do_lower_case": False, "strip_accents": None})
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 9, "do_lower_case": lower})
+    tokenizer = load_model(folder).tokenizer
+    assert tokenizer.tokenize("The cát") == (["the", "[UNK]"] if lower else ["[UNK]", "[UNK]"])
+    assert tokenizer.cased is not lower
+    assert load_model(folder, cased=True).tokenizer.cased
 
 
 def test_a_directory_without_modules_has_no_recipe(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 import zipfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from checkpoints import arrays, equal, parameters, write_tf1
 from bert_jax.errors import BertJaxError
 from bert_jax.formats.model import load_model, open_model
 from bert_jax.infer.loaded import Bert
+from bert_jax.scale.info import model_info
 
 pytest.importorskip("tensorflow")
 
@@ -146,12 +148,24 @@ def test_other_peoples_scopes_are_reported(tmp_path: Path, scope: str) -> None:
     assert any("renamed" in line for line in loaded.report.lines())
 
 
-def test_the_newest_of_several_the_prefix_and_the_index(tmp_path: Path) -> None:
+def test_of_several_the_one_that_tensorflow_names_the_prefix_and_the_index(tmp_path: Path) -> None:
     old, new = parameters(seed=1), parameters(seed=2)
     folder = tmp_path / "model"
     write_tf1(folder, arrays(new, "google"), "model.ckpt-10")
     write_tf1(folder, arrays(old, "google"), "model.ckpt-9")
+    with pytest.raises(
+        BertJaxError, match=r"2 checkpoints \(model.ckpt-10, model.ckpt-9\) and no file checkpoint says"
+    ):
+        load_model(folder)
+    (folder / "checkpoint").write_text(
+        'model_checkpoint_path: "/elsewhere/model.ckpt-10"\nall_model_checkpoint_paths: "x"'
+    )
     assert equal(load_model(folder).params, new)
+    (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-9"\n')
+    assert equal(load_model(folder).params, old)
+    (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-8"\n')
+    with pytest.raises(BertJaxError, match="its file checkpoint names 'model.ckpt-8': give one, as "):
+        load_model(folder)
     assert equal(load_model(folder / "model.ckpt-9").params, old)
     assert equal(load_model(folder / "model.ckpt-9.index").params, old)
 
@@ -178,6 +192,26 @@ def test_a_zip_with_and_without_a_folder(tmp_path: Path, archive: str, inner: st
     assert (opened.kind, opened.tokenizer.cased) == ("tf1_zip", cased)
     assert equal(opened.read()[0], params)
     assert open_model(tmp_path / archive, cased=not cased).tokenizer.cased is not cased
+
+
+def test_whatever_is_said_of_a_zip_names_the_zip(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "bert_jax")
+    folder = write_tf1(tmp_path / "made", arrays(parameters(), "google") | {"odd": np.zeros(1, np.float32)})
+    (folder / "tokenizer_config.json").unlink()
+    path = tmp_path / "model.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for item in folder.iterdir():
+            file.write(item, f"inner/{item.name}")
+    described = model_info(str(path))
+    load_model(path)
+    assert described["path"] == str(path) and "odd" in described["arrays"]["ignored"]
+    assert f"{path} is taken as uncased" in caplog.text
+    with zipfile.ZipFile(path, "w") as file:
+        for item in folder.iterdir():
+            file.write(item, f"inner/{item.name}") if item.name != "vocab.txt" else None
+    with pytest.raises(BertJaxError, match=f"^{path} is no tokenizer"):
+        load_model(path)
+    assert "bert_jax_zip_" not in caplog.text + str(described)
 
 
 def test_broken_checkpoints(tmp_path: Path) -> None:

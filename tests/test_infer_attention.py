@@ -84,7 +84,9 @@ def test_empty_unknown_and_typed_special_tokens(bert: Bert) -> None:
 def test_too_long_ends_the_answers_after_those_before(bert: Bert) -> None:
     answers = attentions(bert, ["rain", ("cat " * 40, "dog " * 40)])
     assert next(answers).tokens == ["[CLS]", "rain", "[SEP]"]
-    with pytest.raises(BertJaxError, match="input 2 is 83 tokens long .* more than the model's 64 positions"):
+    with pytest.raises(
+        BertJaxError, match="input 2 is 83 tokens long .* more than the limit of 64: give --truncate to cut it$"
+    ):
         next(answers)
 
 
@@ -102,6 +104,27 @@ def test_no_shape_is_compiled_twice(bert: Bert) -> None:
     fresh.attention(["the cat", "rain", "it was wet", ("a", "b")])
     (program,) = (made for key, made in fresh._programs.items() if key[0] == "attention")
     assert program._cache_size() == 1
+    texts = [" ".join(["cat"] * number) for number in range(60)]
+    fresh.attention(texts)
+    compiled = program._cache_size()
+    for order in (reversed(texts), texts[1:] + texts[:1], texts):
+        fresh.attention(list(order))
+    assert program._cache_size() == compiled <= 6  # 16, 24, 32, 40, 48, 64
+
+
+def test_a_long_text_is_cut_only_when_asked(bert: Bert, tmp_path: Path) -> None:
+    text = " ".join(["cat", "dog"] * 50)
+    cut, kept = bert.attention(text, truncate=True), bert.attention(" ".join(["cat", "dog"] * 31))
+    assert cut.source == text and cut.tokens == kept.tokens and len(cut.tokens) == 64
+    np.testing.assert_allclose(cut.weights, kept.weights, atol=1e-6)
+    pair = bert.attention(("the rain", text), truncate=True)
+    assert pair.tokens[:4] == ["[CLS]", "the", "rain", "[SEP]"] and pair.segments.count(1) == 60
+    with pytest.raises(BertJaxError, match="input 1 is 102 tokens long .* limit of 64: give --truncate to cut it$"):
+        bert.attention(text)
+    run = str(small_run(tmp_path / "run", {5: None}).path)
+    for name in ("page.html", "answers.jsonl"):
+        list(commands.predict("attention", run, (text,), truncate=True, out=str(tmp_path / name)))
+        assert (tmp_path / name).stat().st_size > 1000
 
 
 def test_the_command(tmp_path: Path) -> None:

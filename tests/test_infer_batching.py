@@ -27,7 +27,10 @@ def test_bucket_is_the_smallest_that_holds() -> None:
     assert [bucket(size, (16, 32)) for size in (0, 1, 16, 17, 32, 33, 100)] == [16, 16, 16, 32, 32, 64, 128]
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(512, LENGTHS), (40, (16, 24, 32, 40)), (8, (8,))])
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(512, LENGTHS), (20, (8, 12, 16, 20)), (30, (8, 12, 16, 20, 24, 28, 30)), (8, (8,)), (5, (5,))],
+)
 def test_lengths_end_at_the_models_limit(limit: int, expected: tuple[int, ...]) -> None:
     assert length_buckets(limit) == expected
 
@@ -77,6 +80,8 @@ def test_longest_first_in_full_batches() -> None:
 def test_a_row_that_would_be_mostly_padding_begins_a_batch() -> None:
     parts = list(parts_of(items_of([60, 10, 40]), (16, 64), (), tokens=256, devices=1))
     assert [part.members for part in parts] == [[0, 2], [1]]
+    parts = list(parts_of(items_of([60, 17, 40]), (16, 32, 64), (), tokens=256, devices=1))
+    assert [part.members for part in parts] == [[0, 2], [1]]
 
 
 def test_little_padding_over_real_lengths() -> None:
@@ -84,7 +89,13 @@ def test_little_padding_over_real_lengths() -> None:
     items = items_of(np.clip(random.lognormal(3.2, 0.6, 2000), 4, 256).astype(int).tolist())
     places = sum(part.rows * part.length for part in parts_of(items, length_buckets(512), (), 512, 1))
     real = sum(len(item.input_ids) for item in items)
-    assert real / places > 0.83
+    assert real / places > 0.9
+
+
+def test_the_shortest_rows_share_batches_too() -> None:
+    """As short as they are, none is less than half of a shorter length that there is."""
+    parts = list(parts_of(items_of([2, 3, 4, 5, 7, 2, 3]), length_buckets(512), (), 512, 1))
+    assert [(len(part.members), part.length) for part in parts] == [(7, 16)]
 
 
 @pytest.mark.parametrize("count", [1, 3, 9, 100])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -75,6 +76,26 @@ def test_the_models_own_recipe_is_the_default() -> None:
     assert bert.embed(TEXT, max_length=30).shape == (16,)
 
 
+def test_prompts(bert: Bert) -> None:
+    plain = bert.embed("the cat")
+    np.testing.assert_allclose(bert.embed("cat", prompt="the "), plain, atol=2e-6)
+    np.testing.assert_allclose(bert.embed(("cat", "ran"), prompt="the "), bert.embed(("the cat", "ran")), atol=2e-6)
+    bert = small_bert()
+    recipe = Pooling("mean", False, None, {"query": "the "}, "query")
+    bert.source = dataclasses.replace(bert.source, pooling=recipe)
+    np.testing.assert_allclose(bert.embed("cat"), plain, atol=2e-6)
+    np.testing.assert_allclose(bert.embed("the cat", prompt=""), plain, atol=2e-6)
+    (answer,) = embeddings(bert, ["cat"])
+    assert answer["text"] == "cat"
+    bert.source = dataclasses.replace(bert.source, pooling=dataclasses.replace(recipe, include_prompt=False))
+    x = states(bert, "the cat")["x"]
+    np.testing.assert_allclose(bert.embed("cat"), x[2:].mean(0), atol=2e-6)  # without [CLS] and the
+    np.testing.assert_allclose(bert.embed("cat", pooling="max"), x[2:].max(0), atol=2e-6)
+    long = bert.embed(TEXT.removeprefix("the "), window=4, max_length=12)
+    rows = bert.features(TEXT, window=4, max_length=12)["vectors"]
+    np.testing.assert_allclose(long, rows[2:].mean(0), atol=2e-6)
+
+
 def test_windows_pool_every_token_once(bert: Bert) -> None:
     ids = bert.tokenizer.ids(TEXT)
     text, limit = TEXT, 12
@@ -102,6 +123,14 @@ def test_truncation_is_that_of_a_shorter_text(bert: Bert) -> None:
     words = TEXT.split()
     cut = bert.embed(TEXT, truncate=True, max_length=12)
     np.testing.assert_allclose(cut, bert.embed(" ".join(words[:10])), atol=2e-6)
+
+
+def test_a_recipe_of_very_short_inputs() -> None:
+    bert = small_bert()
+    bert.source = dataclasses.replace(bert.source, pooling=Pooling("mean", False, 4))
+    np.testing.assert_allclose(bert.embed(TEXT, truncate=True), bert.embed("the cat"), atol=2e-6)
+    assert bert.embed(TEXT, window=1).shape == bert.embed("").shape == (16,)
+    np.testing.assert_allclose(bert.embed((TEXT, TEXT), truncate=True), bert.embed(("", "the")), atol=2e-6)
 
 
 def test_repeated_calls_compile_nothing() -> None:
@@ -168,3 +197,25 @@ def test_sentence_transformers_agrees(data_dir: Path) -> None:
     texts = [*[line for line in text.splitlines() if line][:30], "", " ".join(["words"] * 300)]
     expected = library.SentenceTransformer(str(directory), device="cpu").encode(texts, show_progress_bar=False)
     np.testing.assert_allclose(load(directory).embed(texts, truncate=True), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("include", [True, False])
+def test_sentence_transformers_agrees_on_prompts(tmp_path: Path, include: bool) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    folder = tmp_path / "model"
+    shutil.copytree(minilm_directory(), folder)
+    prompts = {"prompts": {"query": "Query of a user: ", "document": "text: "}, "default_prompt_name": "query"}
+    path = folder / "config_sentence_transformers.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | prompts))
+    path = folder / "1_Pooling" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"include_prompt": include}))
+    theirs, ours = library.SentenceTransformer(str(folder), device="cpu"), load(folder)
+    texts = ["The animal was too tired.", "", "What is a bank?", ("a pair", "of texts")]
+
+    def check(expected: np.ndarray, found: np.ndarray) -> None:
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+    check(theirs.encode(texts, show_progress_bar=False), ours.embed(texts))
+    check(theirs.encode(texts, prompt_name="document", show_progress_bar=False), ours.embed(texts, prompt="document"))
+    check(theirs.encode(texts, prompt="as is ", show_progress_bar=False), ours.embed(texts, prompt="as is "))
+    check(theirs.encode(texts, prompt="", show_progress_bar=False), ours.embed(texts, prompt=""))

@@ -94,3 +94,21 @@ def test_layers_that_do_not_exist() -> None:
             layer_numbers(layers, 6)
     with pytest.raises(BertJaxError, match="no layers"):
         layer_numbers((), 6)
+
+
+def test_repeated_calls_compile_nothing() -> None:
+    bert = small_bert()
+    texts = [" ".join(["cat"] * number) for number in range(60)]
+    bert.features(texts, layers=(-1, 0))
+    (program,) = bert._programs.values()
+    compiled = program._cache_size()
+    assert compiled <= 8
+    for order in (reversed(texts), texts[1:] + texts[:1], texts):
+        bert.features(list(order), layers=(-1, 0))
+    assert program._cache_size() == compiled and len(bert._programs) == 1
+    for text in texts:
+        bert.features(text, layers=(-1, 0))
+    alone = program._cache_size()
+    for text in reversed(texts):
+        bert.features(text, layers=(-1, 0))
+    assert program._cache_size() == alone <= compiled + 6

@@ -110,7 +110,10 @@ def test_inputs_are_streamed(bert: Bert) -> None:
         ("", r"input 2 has no \[MASK\]: write \[MASK\] where a word is to be filled in"),
         ("the cat", r"input 2 has no \[MASK\]"),
         ("[mask]", r"input 2 has no \[MASK\]"),
-        ("[MASK] " + "cat " * 62, "input 2 is 65 tokens long with .CLS. and .SEP., more than the model's 64 positions"),
+        (
+            "[MASK] " + "cat " * 62,
+            "input 2 is 65 tokens long with .CLS. and .SEP., more than the limit of 64: give --truncate to cut it$",
+        ),
     ],
 )
 def test_bad_texts(bert: Bert, text: str, message: str) -> None:
@@ -138,3 +141,24 @@ def test_unknown_characters_and_specials_alone_have_answers(bert: Bert) -> None:
         answer = bert.fill_mask(text)
         assert len(answer["masks"]) == text.count("[MASK]")
         assert all(np.isfinite(candidate["probability"]) for candidate in answer["masks"][0]["candidates"])
+
+
+def test_a_long_text_is_cut_only_when_asked_and_keeps_its_masks(bert: Bert, caplog: pytest.LogCaptureFixture) -> None:
+    words = ["cat", "dog", "sat", "ran"] * 30
+    words[5] = "[MASK]"
+    at_front = bert.fill_mask(" ".join(words), truncate=True)
+    assert at_front["masks"] == bert.fill_mask(" ".join(words[:62]))["masks"]
+    assert "1 of 1 inputs were longer than 64 tokens and were cut" in caplog.text
+    words[5], words[70], words[80] = "cat", "[MASK]", "[MASK]"
+    long = bert.fill_mask(" ".join(words), truncate=True)
+    begin = 70 - (62 - 11) // 2
+    kept = bert.fill_mask(" ".join(words[begin : begin + 62]))
+    assert [mask["position"] for mask in long["masks"]] == [71, 81]
+    for one, other in zip(long["masks"], kept["masks"], strict=True):
+        assert one["candidates"] == other["candidates"]
+    assert long["filled"].count(" ") == 119 and "[MASK]" not in long["filled"]
+    words[119] = "[MASK]"  # all three fit into what ends with the text
+    assert len(bert.fill_mask(" ".join(words), truncate=True)["masks"]) == 3
+    words[0] = "[MASK]"
+    with pytest.raises(BertJaxError, match="its first and last mask lie 120 tokens apart, and 62 can be kept"):
+        bert.fill_mask(" ".join(words), truncate=True)

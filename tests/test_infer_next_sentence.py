@@ -45,9 +45,40 @@ def test_one_pair_or_many_as_tuple_or_text(bert: Bert) -> None:
         ("", r"input 1 has 1 part\(s\)"),
         ("[SEP] b", "input 1: A is empty"),
         (("a", " "), "input 1: B is empty"),
-        (("cat " * 40, "dog " * 40), "input 1 is 83 tokens long .* more than the model's 64 positions"),
+        (
+            ("cat " * 40, "dog " * 40),
+            "input 1 is 83 tokens long .* more than the limit of 64: give --truncate to cut it$",
+        ),
     ],
 )
 def test_bad_pairs(bert: Bert, pair, message: str) -> None:
     with pytest.raises(BertJaxError, match=message):
         bert.next_sentence(pair)
+
+
+def test_a_long_pair_loses_from_its_longer_side_when_asked(bert: Bert) -> None:
+    short, long = "the cat sat", " ".join(["dog", "ran"] * 50)
+    cut = bert.next_sentence((short, long), truncate=True)
+    kept = bert.next_sentence((short, " ".join(["dog", "ran"] * 29)))
+    assert cut["probability"] == pytest.approx(kept["probability"], abs=1e-6)
+    assert cut["b"] == long
+    turned = bert.next_sentence(f"{long} [SEP] {short}", truncate=True)
+    kept = bert.next_sentence((" ".join(["dog", "ran"] * 29), short))
+    assert turned["probability"] == pytest.approx(kept["probability"], abs=1e-6)
+
+
+def test_repeated_calls_compile_nothing() -> None:
+    bert = small_bert()
+    pairs = [("cat", " ".join(["dog"] * number)) for number in range(1, 58)]
+    bert.next_sentence(pairs)
+    program = bert.compiled(("next_sentence",), lambda: pytest.fail("made twice"))
+    compiled = program._cache_size()
+    for order in (reversed(pairs), pairs[9:] + pairs[:9], pairs):
+        bert.next_sentence(list(order))
+    assert program._cache_size() == compiled <= 8
+    for pair in pairs:
+        bert.next_sentence(pair)
+    alone = program._cache_size()
+    for pair in reversed(pairs):
+        bert.next_sentence(pair)
+    assert program._cache_size() == alone <= compiled + 6

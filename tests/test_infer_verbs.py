@@ -54,11 +54,15 @@ def test_features(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("features", "--layers", "1,x"), 2, "--layers 1,x: expected numbers with commas"),
         (("features", "--layers", "-9"), 1, "there is no layer -9"),
         (("embed", "--words"), 2, "--words is for features, not for embed"),
-        (("fill-mask", "--truncate"), 2, "--truncate is for embed, features, not for fill-mask"),
+        (
+            ("senses", "--word", "cat", "--truncate"),
+            2,
+            "--truncate is for fill-mask, next-sentence, embed, features, at",
+        ),
         (("embed", "--out", "x.png"), 2, "embed writes .jsonl, .npy"),
         (("embed", "--out", "/proc/x.npy"), 1, "cannot write /proc/x.npy"),
         (("embed", "--truncate", "--window", "3"), 1, "exclude each other"),
-        (("embed", "--max-length", "500"), 1, "max_length is 500: expected 8 to 64"),
+        (("embed", "--max-length", "500"), 1, "max_length is 500: expected 3 to 64"),
     ],
 )
 def test_what_is_refused(

@@ -26,7 +26,19 @@ def by_context(count: int, width: int, stride: int) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("count", "width", "stride"), [(11, 10, 5), (25, 10, 5), (23, 10, 3), (40, 10, 10), (31, 7, 1), (12, 6, 4)]
+    ("count", "width", "stride"),
+    [
+        (11, 10, 5),
+        (25, 10, 5),
+        (23, 10, 3),
+        (40, 10, 10),
+        (31, 7, 1),
+        (12, 6, 4),
+        (9, 1, 1),
+        (9, 2, 1),
+        (9, 2, 2),
+        (9, 3, 2),
+    ],
 )
 def test_every_token_is_kept_once_where_it_has_most_context(count: int, width: int, stride: int) -> None:
     found = windows(count, width, stride)
@@ -75,7 +87,7 @@ def test_too_long_names_length_and_limit() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((7, 64), "max_length is 7: expected 8 to 64"),
+        ((2, 64), "max_length is 2: expected 3 to 64"),
         ((65, 64), "max_length is 65"),
         ((16, 64, False, 15), "window is 15: expected 1 to 14"),
         ((16, 64, False, 0), "window is 0"),

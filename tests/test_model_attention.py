@@ -48,7 +48,7 @@ def test_who_may_look_at_whom():
     np.testing.assert_array_equal(packed[0, 0], np.array(expected, bool))
 
 
-@pytest.mark.parametrize("name", ["einsum", "xla", "auto"])
+@pytest.mark.parametrize("name", ["einsum", "matmul", "xla", "auto"])
 @pytest.mark.parametrize("sequence_ids", [None, SEQUENCES], ids=["padding", "packed"])
 def test_engines_compute_the_formula(name, sequence_ids):
     mask = attention_mask(examples.batch()["input_mask"], sequence_ids)
@@ -58,10 +58,11 @@ def test_engines_compute_the_formula(name, sequence_ids):
     assert shares is None
 
 
-def test_probabilities_are_before_dropout_and_0_where_masked():
+@pytest.mark.parametrize("name", ["auto", "matmul"])
+def test_probabilities_are_before_dropout_and_0_where_masked(name):
     mask = attention_mask(examples.batch()["input_mask"], None)
     dropped = jnp.full((B, 1, T, T), 0b0101, jnp.uint8)
-    context, shares = attend("auto", _request(mask, dropped), probabilities=True)
+    context, shares = attend(name, _request(mask, dropped), probabilities=True)
     plain, _ = attend("einsum", _request(mask))
     np.testing.assert_allclose(shares.sum(-1), 1, atol=1e-6)
     assert (shares[1, :, :, 5:] == 0).all()
@@ -79,7 +80,7 @@ def test_what_an_engine_cannot_honour_it_refuses_by_name():
             attend(name, _request(mask), probabilities=True)
     with pytest.raises(BertJaxError, match="'cudnn' needs an NVIDIA GPU, and this process runs on cpu"):
         attend("cudnn", _request(mask))
-    with pytest.raises(BertJaxError, match="no attention engine 'splash': known are auto, einsum, xla, cudnn"):
+    with pytest.raises(BertJaxError, match="no attention engine 'splash': known are auto, einsum, matmul, xla, cudnn"):
         attend("splash", _request(mask))
 
 

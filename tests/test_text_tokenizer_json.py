@@ -91,6 +91,26 @@ def test_added_tokens_are_entries(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert "1 added tokens (covid)" in caplog.text
 
 
+def test_added_tokens_beside_a_vocabulary(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Words become its entries; what a text would have to be cut at first is refused, with and without the file."""
+
+    def beside(name: str, *added: tuple[str, int]) -> Path:
+        tokens = [{"id": number, "content": token, "special": True} for token, number in added]
+        folder = make(tmp_path / name, added_tokens=tokens)
+        (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+        return folder
+
+    count = len(WORDS)
+    tokenizer = load_tokenizer(beside("a", ("[PAD]", 0), ("flu", count + 1), ("covid", count)))
+    assert tokenizer.ids("Covid flu a") == [count, count + 1, WORDS.index("a")]
+    assert tokenizer.vocab_size == count + 2 and "2 added tokens (covid, flu)" in caplog.text
+    for folder in (beside("b", ("[E1]", count)), make(tmp_path / "c", added_tokens=[{"id": count, "content": "[E1]"}])):
+        with pytest.raises(BertJaxError, match=r"added tokens that are no words by themselves \(\[E1\]\)"):
+            load_tokenizer(folder)
+    with pytest.raises(BertJaxError, match=f"adds covid with ids {count + 5}: expected {count} and on"):
+        load_tokenizer(beside("d", ("covid", count + 5)))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

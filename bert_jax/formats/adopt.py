@@ -80,7 +80,13 @@ class Adopted(NamedTuple):
     classes: int
     pooler: bool
     report: Report
-    read: Callable[[], dict[str, Any]]
+    read: Callable[..., dict[str, Any]]
+    """`read(partial=True)` leaves out the head that `UNTIED` speaks of; without, it is refused."""
+
+
+UNTIED = (
+    "its decoder is not the word embeddings, as a BERT's is (tie_word_embeddings), so the masked_lm head cannot be kept"
+)
 
 
 def adopt(
@@ -96,6 +102,11 @@ def adopt(
     heads = tuple(head for head in _heads_of(found, layout) if head not in CLASSIFIERS or head == classifier)
     classes = _classes(found, layout, heads)
     pooler = _module_name("pooler", layout) in found
+    if "classification" in heads and not pooler:
+        raise BertJaxError(
+            f"{path} has a classifier and no pooler, which a classifier of texts reads: if it labels tokens, its "
+            'configuration should name "architectures": ["BertForTokenClassification"]'
+        )
     model = make_model(config, heads=heads, classes=classes, pooler=pooler)
     shapes = {name: tuple(leaf.shape) for name, leaf in flatten(abstract_parameters(model)).items()}
     wanted = names(layout, shapes)
@@ -108,10 +119,13 @@ def adopt(
         if found[name.theirs].tensor.dtype != "float32"
     }
 
-    def read() -> dict[str, Any]:
-        _check_tied(found, layout, path)
+    def read(partial: bool = False) -> dict[str, Any]:
+        tied = _is_tied(found, layout)
+        if not tied and not partial:
+            raise BertJaxError(f"{path}: {UNTIED}: tie them, or remove the decoder {found[_DECODER[layout]].name}")
+        kept = {ours: name for ours, name in wanted.items() if tied or not ours.startswith("masked_lm/")}
         return unflatten(
-            {ours: to_ours(found[name.theirs].tensor.read(), name, shapes[ours]) for ours, name in wanted.items()}
+            {ours: to_ours(found[name.theirs].tensor.read(), name, shapes[ours]) for ours, name in kept.items()}
         )
 
     return Adopted(heads, classes, pooler, report, read)
@@ -247,13 +261,10 @@ def _ignore_the_rest(found: dict[str, _Found], wanted: Mapping[str, Name], layou
             report.renamed.pop(item.name, None)
 
 
-def _check_tied(found: Mapping[str, _Found], layout: Layout, path: Path) -> None:
+def _is_tied(found: Mapping[str, _Found], layout: Layout) -> bool:
+    """Whether the decoder, where there is one beside them, is the word embeddings."""
     decoder = found.get(_DECODER.get(layout, ""))
     if decoder is None:
-        return
+        return True
     words, own = found[_module_name(_WORDS, layout)].tensor.read(), decoder.tensor.read()
-    if not np.array_equal(own.T if layout == "flax" else own, words):
-        raise BertJaxError(
-            f"{path}: {decoder.name} is not the word embeddings; a BERT's decoder is (tie_word_embeddings), and this "
-            "one cannot be kept: tie them, or remove the decoder"
-        )
+    return bool(np.array_equal(own.T if layout == "flax" else own, words))

@@ -11,10 +11,8 @@ from bert_jax.console import log, warn
 from bert_jax.errors import UsageError
 from bert_jax.files import make_directory, require_absent, require_writable
 from bert_jax.formats.hugging_face import save_tokenizer, write_model_directory
-from bert_jax.formats.model import LoadedModel, load_model
+from bert_jax.formats.model import LoadedModel, load_model, pads
 from bert_jax.formats.stablehlo import write_stablehlo
-
-_PADDING = 128  # rows a vocabulary is rounded up by at most
 
 
 def convert(model: str, out: str, to: str, cased: bool | None = None) -> dict[str, Any]:
@@ -26,7 +24,7 @@ def convert(model: str, out: str, to: str, cased: bool | None = None) -> dict[st
         raise UsageError(f"--to {to}: expected one of {', '.join(FORMATS)}")
     require_absent(out)
     require_writable(out)
-    loaded = load_model(model, cased=cased)
+    loaded = load_model(model, cased=cased, partial=True)
     if loaded.report is not None:
         for line in loaded.report.lines():
             log(f"read: {line}")
@@ -60,7 +58,7 @@ def _without_padding(loaded: LoadedModel) -> LoadedModel:
     entries, rows = loaded.tokenizer.vocab_size, loaded.config.known_vocab_size
     if entries == rows:
         return loaded
-    if rows - entries >= _PADDING:
+    if not pads(entries, rows):
         warn(f"{loaded.path} has {rows} embeddings for a vocabulary of {entries} entries: all are written")
         return loaded
     log(f"written: {entries} of {rows} embeddings, the others only pad the vocabulary")

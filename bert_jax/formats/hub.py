@@ -41,6 +41,7 @@ _SMALL = (
     "tokenizer_config.json",
     "modules.json",
     "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     "[0-9]_*/config.json",
     *(f"[0-9]_Transformer/{name}" for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json")),
     "[0-9]_Transformer/sentence_bert_config.json",

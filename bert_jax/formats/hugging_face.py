@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from bert_jax.bert_config import BertConfig
+from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
 from bert_jax.files import allow_reading, read_json, write_json
 from bert_jax.formats.adopt import Adopted, Report, Tensor, adopt
@@ -30,6 +31,8 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 FLAX_FILE = "flax_model.msgpack"
 PICKLE_FILE = "pytorch_model.bin"
+PICKLE_INDEX_FILE = "pytorch_model.bin.index.json"
+KERAS_FILE = "tf_model.h5"
 
 # Classes of Hugging Face and our heads; of those that share a name for their head, which one is meant.
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -60,11 +63,13 @@ def read_model_directory(folder: Path) -> tuple[BertConfig, Adopted, tuple[str, 
     Errors: `BertJaxError` when it has no weights, or when they do not fit the configuration.
     """
     config = BertConfig.from_json_file(folder / CONFIG_FILE, "huggingface")
-    tensors, layout = _weights(folder)
     architectures = config.extra.get("architectures") or ["BertModel"]
-    name = str(architectures[0]).replace("Flax", "")
+    name = str(architectures[0]).replace("Flax", "").removeprefix("TF")
+    tensors, layout = _weights(folder, name)
     heads = CLASSES.get(name, ("classification",))
     adopted = adopt(tensors, layout, config, folder, (heads or ("classification",))[0])
+    if "classification" in adopted.heads and not config.extra.get("architectures"):
+        warn(f"{folder / CONFIG_FILE} names no architectures: the classifier is taken as one of whole texts")
     labelled = any(head in ("classification", "tagging") for head in adopted.heads)
     return config, adopted, _labels(config, adopted.classes, folder) if labelled else None
 
@@ -83,7 +88,7 @@ def _labels(config: BertConfig, classes: int, folder: Path) -> tuple[str, ...] |
     return tuple(str(labels[str(number)]) for number in range(classes))
 
 
-def _weights(folder: Path) -> tuple[dict[str, Tensor], Layout]:
+def _weights(folder: Path, architecture: str) -> tuple[dict[str, Tensor], Layout]:
     if (folder / WEIGHTS_FILE).is_file():
         return _safetensors([folder / WEIGHTS_FILE]), "torch"
     if (folder / INDEX_FILE).is_file():
@@ -98,6 +103,18 @@ def _weights(folder: Path) -> tuple[dict[str, Tensor], Layout]:
         raise BertJaxError(
             f"{folder / PICKLE_FILE} is a pickle, which may run anything when read: {pickle_remedy(folder)}"
         )
+    if (folder / PICKLE_INDEX_FILE).is_file():
+        parts = _shards(folder / PICKLE_INDEX_FILE)
+        raise BertJaxError(
+            f"{folder} holds {len(parts)} pickles ({parts[0]}, …), which may run anything when read: "
+            f"{pickle_remedy(folder, parts)}"
+        )
+    if (folder / KERAS_FILE).is_file():
+        raise BertJaxError(
+            f"{folder / KERAS_FILE} is for the TensorFlow models of transformers 4, not read here: take a revision "
+            f"with {WEIGHTS_FILE} (hf:ORG/NAME@refs/pr/NUMBER), or convert it where transformers 4, tensorflow and "
+            f"torch are installed: {_keras_remedy(folder, architecture)}"
+        )
     raise BertJaxError(f"{folder} has no weights: expected {WEIGHTS_FILE}, {INDEX_FILE} or {FLAX_FILE}")
 
 
@@ -109,18 +126,27 @@ def _shards(index: Path) -> list[str]:
     return sorted(set(map(str, named.values())))
 
 
-def pickle_remedy(folder: Path) -> str:
-    """What to type where torch is installed, to turn a pickle one trusts into what is read here.
+def _keras_remedy(folder: Path, architecture: str) -> str:
+    known = architecture if architecture in CLASSES else "BertForPreTraining"
+    code = (
+        f"import sys; from transformers import {known} as B; "
+        "B.from_pretrained(sys.argv[1], from_tf=True).save_pretrained(sys.argv[1], safe_serialization=True)"
+    )
+    return f"python -c '{code}' {shlex.quote(str(folder))}"
+
+
+def pickle_remedy(folder: Path, parts: Sequence[str] = (PICKLE_FILE,)) -> str:
+    """What to type where torch is installed, to turn a pickle one trusts, or its parts, into what is read here.
 
     Arrays that share memory, as a decoder tied to the word embeddings does, are cloned: safetensors takes them apart.
     """
     code = (
-        "import sys, torch; from safetensors.torch import save_file; "
-        'd = torch.load(sys.argv[1], map_location="cpu", weights_only=True); '
-        "save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2], "
+        "import sys, torch; from safetensors.torch import save_file; d = {}; "
+        '[d.update(torch.load(p, map_location="cpu", weights_only=True)) for p in sys.argv[2:]]; '
+        "save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[1], "
         '{"format": "pt"})'
     )
-    paths = " ".join(shlex.quote(str(folder / name)) for name in (PICKLE_FILE, WEIGHTS_FILE))
+    paths = " ".join(shlex.quote(str(folder / name)) for name in (WEIGHTS_FILE, *parts))
     return (
         f"take a converted revision of the hub (hf:ORG/NAME@refs/pr/NUMBER) or, if you trust it, convert it with: "
         f"python -c '{code}' {paths}"

@@ -14,7 +14,7 @@ from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors
 from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.formats import hub, hugging_face, tf1
-from bert_jax.formats.adopt import Adopted, Report
+from bert_jax.formats.adopt import UNTIED, Adopted, Report
 from bert_jax.formats.finetuned import TaskFacts, model_facts
 from bert_jax.formats.pooling import MODULES_FILE, Pooling, read_pooling
 from bert_jax.model.bert import CLASSIFIERS
@@ -47,13 +47,18 @@ class ModelFacts:
     task: TaskFacts | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     report: Report | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Heads that are there and cannot be kept, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedModel(ModelFacts):
-    """A model whose arrays are not read yet: `read` gives its parameters and their step."""
+    """A model whose arrays are not read yet: `read` gives its parameters and their step.
 
-    read: Callable[[], tuple[dict[str, Any], int | None]]
+    `read(partial=True)`: without a head that cannot be kept, instead of an error.
+    """
+
+    read: Callable[..., tuple[dict[str, Any], int | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +84,24 @@ class Kind(NamedTuple):
     open: Callable[[Path, str | None, bool | None], OpenedModel]
 
 
-def load_model(spec: str | os.PathLike[str], *, cased: bool | None = None) -> LoadedModel:
+def load_model(spec: str | os.PathLike[str], *, cased: bool | None = None, partial: bool = False) -> LoadedModel:
     """Load a MODEL: a run (`RUN`, `RUN@1000`, `RUN@best`), a Hugging Face or sentence-transformers directory,
     `hf:ORG/NAME[@revision]`, a TensorFlow 1 checkpoint or a zip of one.
 
-    `cased` overrides what the source says of its casing. Errors: `BertJaxError` when nothing is there, when it is no
-    model or looks like several, or when its arrays do not fit its configuration.
+    `cased` overrides what the source says of its casing. `partial`: a masked_lm head that cannot be kept, since its
+    decoder is not the word embeddings, is left out with a warning. Errors: `BertJaxError` when nothing is there, when
+    it is no model or looks like several, when its arrays do not fit its configuration, or for such a head.
     """
     opened = open_model(spec, cased=cased)
     if opened.report is not None and (left := opened.report.left_out()):
         warn(f"{opened.path}: {left} are left out: no parameters of the model that its configuration describes")
     facts = dict(vars(opened))
-    params, step = facts.pop("read")()
-    return LoadedModel(**{**facts, "step": step, "params": params})
+    params, step = facts.pop("read")(partial=partial)
+    lost = {head: UNTIED for head in opened.heads if head not in params}
+    if lost:
+        warn(f"{opened.path}: {UNTIED}; the rest is used")
+    heads = tuple(head for head in opened.heads if head in params)
+    return LoadedModel(**{**facts, "step": step, "params": params, "heads": heads, "left_out": lost})
 
 
 def open_model(spec: str | os.PathLike[str], *, cased: bool | None = None) -> OpenedModel:
@@ -168,7 +178,7 @@ def _open_run(path: Path, revision: str | None, cased: bool | None) -> OpenedMod
         path=path,
         step=_step_of(run, revision),
         heads=heads_of_objective(run.pretraining.train.objective),
-        read=lambda: restore_params(path, int(revision) if revision and revision != "best" else revision),
+        read=lambda partial=False: restore_params(path, int(revision) if revision and revision != "best" else revision),
         provenance=run_provenance(run),
     )
 
@@ -209,6 +219,9 @@ def _open_hugging_face(
 ) -> OpenedModel:
     encoder, pooling = read_pooling(path) or (path, None)
     config, adopted, labels = hugging_face.read_model_directory(encoder)
+    tokenizer = load_tokenizer(encoder, cased)
+    if pooling is not None and pooling.lower_case and tokenizer.cased and cased is None:
+        tokenizer = tokenizer.lowered()
     architectures = config.extra.get("architectures")
     made = {"format": "hugging_face", "architectures": architectures, **(provenance or {})}
     return _published(
@@ -216,7 +229,7 @@ def _open_hugging_face(
         "hugging_face",
         config,
         adopted,
-        load_tokenizer(encoder, cased),
+        tokenizer,
         made,
         labels=labels,
         pooling=pooling,
@@ -230,14 +243,16 @@ def _open_tf1(path: Path, revision: str | None, cased: bool | None) -> OpenedMod
 
 def _open_tf1_zip(path: Path, revision: str | None, cased: bool | None) -> OpenedModel:
     unpacked = tf1.Unpacked(path)
-    config, adopted, folder, step = tf1.read_checkpoint(unpacked.folder)
+    with unpacked.called_by_its_zip():
+        config, adopted, folder, step = tf1.read_checkpoint(unpacked.folder)
+        tokenizer = load_tokenizer(folder, cased)
 
-    def read() -> dict[str, Any]:
-        assert unpacked.folder  # its directory lasts as long as this function
-        return adopted.read()
+    def read(partial: bool = False) -> dict[str, Any]:
+        with unpacked.called_by_its_zip():  # which lasts as long as this function, and its directory as long as it
+            return adopted.read(partial)
 
     kept = adopted._replace(read=read)
-    return _published(path, "tf1_zip", config, kept, load_tokenizer(folder, cased), {"format": "tf1_zip"}, step=step)
+    return _published(path, "tf1_zip", config, kept, tokenizer, {"format": "tf1_zip"}, step=step)
 
 
 def _published(
@@ -256,6 +271,11 @@ def _published(
             f"{path}: its vocabulary has {tokenizer.vocab_size} entries and its embedding table "
             f"{config.known_vocab_size} rows: they do not belong together"
         )
+    if not pads(tokenizer.vocab_size, config.known_vocab_size):
+        warn(
+            f"{path}: its vocabulary has {tokenizer.vocab_size} entries and its embedding table "
+            f"{config.known_vocab_size} rows, more than a table is padded by: is the vocabulary file whole?"
+        )
     return OpenedModel(
         config=config,
         tokenizer=tokenizer,
@@ -263,7 +283,7 @@ def _published(
         path=path,
         step=step,
         heads=adopted.heads,
-        read=lambda: (adopted.read(), step),
+        read=lambda partial=False: (adopted.read(partial), step),
         classes=adopted.classes,
         pooler=adopted.pooler,
         labels=labels,
@@ -271,6 +291,14 @@ def _published(
         provenance={**provenance, "step": step},
         report=adopted.report,
     )
+
+
+_MULTIPLES = (2, 4, 8, 16, 32, 64, 128)
+
+
+def pads(entries: int, rows: int) -> bool:
+    """Whether a table of `rows` is a vocabulary of `entries`, rounded up as tables are for the hardware's sake."""
+    return rows == entries or rows in {-(-entries // multiple) * multiple for multiple in _MULTIPLES}
 
 
 KINDS = (

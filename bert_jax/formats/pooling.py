@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,7 @@ from bert_jax.files import read_json, write_json
 Mode = Literal["mean", "cls", "max", "pooler"]
 
 MODULES_FILE = "modules.json"
+_PROMPTS_FILE = "config_sentence_transformers.json"
 _LENGTH_FILE = "sentence_bert_config.json"
 _NO_LIMIT = 10**6
 _POOLING_FOLDER = "1_Pooling"
@@ -28,11 +29,26 @@ _SWITCHES: dict[str, Mode | None] = {
 
 @dataclass(frozen=True)
 class Pooling:
-    """The recipe: `mode`, whether vectors are scaled to length 1, the longest input in tokens (None: the model's)."""
+    """The recipe: `mode`, whether vectors are scaled to length 1, the longest input in tokens (None: the model's).
+
+    `prompts`: texts by their names, to be put before an input; `default_prompt`: the name of the one that is where none
+    is asked for. `include_prompt`: whether mean and max are over the prompt's tokens too. `lower_case`: inputs are
+    lower-cased whatever the tokenizer does.
+    """
 
     mode: Mode = "mean"
     normalize: bool = False
     max_length: int | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    include_prompt: bool = True
+    lower_case: bool = False
+
+    def prompt(self, asked: str | None) -> str:
+        """The text to put before inputs: `asked`, the name of a prompt or else the text itself; None: the default."""
+        if asked is None:
+            asked = "" if self.default_prompt is None else self.default_prompt
+        return self.prompts.get(asked, asked)
 
 
 def read_pooling(folder: Path) -> tuple[Path, Pooling] | None:
@@ -45,13 +61,13 @@ def read_pooling(folder: Path) -> tuple[Path, Pooling] | None:
     listed = read_json(folder / MODULES_FILE)
     if not isinstance(listed, list) or not all(isinstance(item, dict) and "type" in item for item in listed):
         raise BertJaxError(f"{folder / MODULES_FILE} is no list of modules with a type: restore the file")
-    encoder, mode, normalize = folder, "mean", False
+    encoder, mode, normalize, include = folder, "mean", False, True
     for item in listed:
         kind, place = str(item["type"]).rsplit(".", 1)[-1], folder / str(item.get("path", ""))
         if kind == "Transformer":
             encoder = place
         elif kind == "Pooling":
-            mode = _mode(place / "config.json")
+            mode, include = _mode(place / "config.json")
         elif kind == "Normalize":
             normalize = True
         else:
@@ -59,10 +75,34 @@ def read_pooling(folder: Path) -> tuple[Path, Pooling] | None:
                 f"{folder / MODULES_FILE} asks for {item['type']}, which is not computed here: expected Transformer, "
                 f"Pooling and Normalize; load {encoder} alone to do without it"
             )
-    return encoder, Pooling(mode, normalize, _max_length(encoder))  # type: ignore[arg-type]
+    prompts, default = _prompts(folder)
+    length, lower = _max_length(encoder), _settings(encoder / _LENGTH_FILE).get("do_lower_case") is True
+    return encoder, Pooling(mode, normalize, length, prompts, default, include, lower)  # type: ignore[arg-type]
 
 
-def _mode(path: Path) -> str:
+def _settings(path: Path) -> dict[str, Any]:
+    """A JSON object, empty when there is no such file, or something else in it."""
+    values = read_json(path) if path.is_file() else {}
+    return values if isinstance(values, dict) else {}
+
+
+def _prompts(folder: Path) -> tuple[dict[str, str], str | None]:
+    """Prompts by name, and the name of the default one."""
+    path = folder / _PROMPTS_FILE
+    values = _settings(path)
+    prompts, default = values.get("prompts") or {}, values.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise BertJaxError(f"{path}: prompts is {str(prompts)[:60]}: expected an object of texts by their names")
+    prompts = {name: text for name, text in prompts.items() if text is not None}
+    if default is not None and default not in prompts:
+        raise BertJaxError(
+            f"{path}: default_prompt_name is {default!r}: expected one of its prompts, {', '.join(prompts) or 'none'}"
+        )
+    return prompts, default
+
+
+def _mode(path: Path) -> tuple[str, bool]:
+    """The way of pooling, and whether the prompt takes part."""
     values = read_json(path)
     if not isinstance(values, dict):
         raise BertJaxError(f"{path} holds {type(values).__name__}, expected a JSON object")
@@ -75,14 +115,13 @@ def _mode(path: Path) -> str:
         chosen = [_SWITCHES.get(name) for name in names]
     if len(chosen) != 1 or chosen[0] is None:
         raise BertJaxError(f"{path} pools by {' and '.join(names) or 'nothing'}: expected one of mean, cls, max")
-    return chosen[0]
+    return chosen[0], values.get("include_prompt") is not False
 
 
 def _max_length(encoder: Path) -> int | None:
     """The longest input: newer versions of theirs keep it with the tokenizer, where a huge number stands for none."""
     for name, key in ((_LENGTH_FILE, "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
-        values = read_json(encoder / name) if (encoder / name).is_file() else {}
-        length = values.get(key) if isinstance(values, dict) else None
+        length = _settings(encoder / name).get(key)
         if isinstance(length, int | float) and not isinstance(length, bool) and 0 < length < _NO_LIMIT:
             return int(length)
     return None
@@ -100,7 +139,12 @@ def write_pooling(folder: Path, pooling: Pooling, width: int) -> None:
         listed.append({"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"})
         (folder / "2_Normalize").mkdir()
     write_json(folder / MODULES_FILE, listed)
+    # The tokenizer that is written beside it lower-cases by itself.
     write_json(folder / _LENGTH_FILE, {"max_seq_length": pooling.max_length, "do_lower_case": False})
+    if pooling.prompts:
+        prompts = {"prompts": pooling.prompts, "default_prompt_name": pooling.default_prompt}
+        write_json(folder / _PROMPTS_FILE, prompts)
     (folder / _POOLING_FOLDER).mkdir()
     switches = {name: mode == pooling.mode for name, mode in _SWITCHES.items() if mode is not None}
-    write_json(folder / _POOLING_FOLDER / "config.json", {"word_embedding_dimension": width, **switches})
+    values = {"word_embedding_dimension": width, **switches, "include_prompt": pooling.include_prompt}
+    write_json(folder / _POOLING_FOLDER / "config.json", values)

@@ -11,19 +11,23 @@ import shutil
 import tempfile
 import weakref
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from bert_jax.bert_config import BertConfig
+from bert_jax.console import log, rewording
 from bert_jax.data.drivers import tensorflow_on_cpu
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors
 from bert_jax.formats.adopt import Adopted, Tensor, adopt
 
 CONFIG_FILE = "bert_config.json"
+STATE_FILE = "checkpoint"  # TensorFlow's own record of which checkpoint is the newest
+_NEWEST = re.compile(r'^model_checkpoint_path:\s*"([^"]*)"', re.MULTILINE)
 _INDEX = re.compile(r"\.ckpt(-\d+)?\.index$")
 
 
@@ -47,9 +51,32 @@ def is_zip(path: Path) -> bool:
 
 
 def _prefixes(folder: Path) -> list[Path]:
-    """Prefixes of the checkpoints in a directory, the newest last."""
-    found = [item.with_suffix("") for item in folder.iterdir() if _INDEX.search(item.name)]
-    return sorted(found, key=lambda prefix: int(step.group(1)) if (step := re.search(r"-(\d+)$", prefix.name)) else 0)
+    """Prefixes of the checkpoints in a directory."""
+    return sorted(item.with_suffix("") for item in folder.iterdir() if _INDEX.search(item.name))
+
+
+def _prefix_in(folder: Path) -> Path:
+    """The checkpoint meant by a directory: its only one, or that which TensorFlow's file `checkpoint` names.
+
+    Errors: `BertJaxError` naming them where there are several and the file names none of them.
+    """
+    found = _prefixes(folder)
+    if len(found) == 1:
+        return found[0]
+    said = None
+    if (folder / STATE_FILE).is_file():
+        with clear_errors("read", folder / STATE_FILE):
+            said = _NEWEST.search((folder / STATE_FILE).read_text("utf-8", "replace"))
+    named = "" if said is None else said[1].replace("\\", "/").rsplit("/", 1)[-1]  # it may lie elsewhere by now
+    for prefix in found:
+        if prefix.name == named:
+            log(f"{folder} holds {len(found)} checkpoints: {named} is taken, which its file {STATE_FILE} names")
+            return prefix
+    names = [prefix.name for prefix in found]
+    why = f"its file {STATE_FILE} names {named!r}" if named else f"no file {STATE_FILE} says which is meant"
+    raise BertJaxError(
+        f"{folder} holds {len(found)} checkpoints ({', '.join(names)}) and {why}: give one, as {found[-1]}"
+    )
 
 
 def read_checkpoint(path: Path) -> tuple[BertConfig, Adopted, Path, int | None]:
@@ -57,7 +84,7 @@ def read_checkpoint(path: Path) -> tuple[BertConfig, Adopted, Path, int | None]:
 
     Errors: `BertJaxError` for a missing or broken file, or weights that do not fit the configuration.
     """
-    prefix = _prefixes(path)[-1] if path.is_dir() else path.with_suffix("") if _is_index(path) else path
+    prefix = _prefix_in(path) if path.is_dir() else path.with_suffix("") if _is_index(path) else path
     folder = prefix.parent
     if not (folder / CONFIG_FILE).is_file():
         raise BertJaxError(f"no {CONFIG_FILE} beside {prefix}: it says what the checkpoint's model is; put it there")
@@ -105,7 +132,8 @@ class Unpacked:
     def __init__(self, path: Path):
         temporary = tempfile.mkdtemp(prefix="bert_jax_zip_")
         weakref.finalize(self, shutil.rmtree, temporary, ignore_errors=True)
-        target = Path(temporary) / path.stem
+        self.path, self.temporary = path, Path(temporary)
+        target = self.temporary / path.stem
         try:
             with clear_errors("unpack", path), zipfile.ZipFile(path) as archive:
                 archive.extractall(target, [item for item in archive.namelist() if _wanted(item)])
@@ -121,9 +149,24 @@ class Unpacked:
         if "cased" not in self.folder.name.lower() and self.folder.name != path.stem:
             self.folder = self.folder.rename(self.folder.with_name(path.stem))
 
+    @contextmanager
+    def called_by_its_zip(self) -> Iterator[None]:
+        """Whatever is said meanwhile, in a log line or an error, names the zip and not the temporary directory."""
+
+        def renamed(text: str) -> str:
+            for inside in (self.folder, self.temporary):
+                text = text.replace(str(inside), str(self.path))
+            return text
+
+        with rewording(renamed):
+            try:
+                yield
+            except BertJaxError as error:
+                raise type(error)(renamed(str(error))) from error
+
 
 def _wanted(name: str) -> bool:
     last = name.rsplit("/", 1)[-1]
     if last.startswith("._"):  # what macOS puts beside each file
         return False
-    return ".ckpt" in last or last in (CONFIG_FILE, "vocab.txt", "tokenizer_config.json")
+    return ".ckpt" in last or last in (CONFIG_FILE, STATE_FILE, "vocab.txt", "tokenizer_config.json")

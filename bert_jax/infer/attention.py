@@ -15,6 +15,7 @@ import numpy as np
 from bert_jax.errors import BertJaxError
 from bert_jax.infer.attention_walk import Vectors, project
 from bert_jax.infer.batching import Encoded, stream
+from bert_jax.infer.windows import Fit, rows_of
 
 if TYPE_CHECKING:
     from bert_jax.infer.loaded import Bert
@@ -59,9 +60,10 @@ def attention_answers(
     inputs: Iterable[TextOrPair],
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
+    truncate: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """`attentions` as JSON values, one per input."""
-    return (answer.to_dict() for answer in attentions(bert, inputs, layers, heads))
+    return (answer.to_dict() for answer in attentions(bert, inputs, layers, heads, truncate=truncate))
 
 
 def attentions(
@@ -70,16 +72,19 @@ def attentions(
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
     vectors: bool = False,
+    truncate: bool = False,
 ) -> Iterator[Attention]:
     """One `Attention` per text or pair (a, b), in order; `layers` and `heads` restrict it to those numbers.
 
     Special tokens typed in a text are plain characters; an empty text is `[CLS] [SEP]`. One input is in memory at a
-    time: its weights alone are 4·L·N·T² bytes. Errors: `BertJaxError` for an input that is too long, a layer or a
-    head that the model does not have.
+    time: its weights alone are 4·L·N·T² bytes. `truncate`: a text longer than the model's positions is cut at its end,
+    a pair loses from its longer side. Errors: `BertJaxError` for an input that is too long where `truncate` is not
+    given, a layer or a head that the model does not have.
     """
     config = bert.config
     chosen_layers = choose("layer", layers, config.num_hidden_layers)
     chosen_heads = choose("head", heads, config.num_attention_heads)
+    fit = Fit(config.max_position_embeddings, config.max_position_embeddings, truncate, slides=False)
     read = bert.compiled(("attention", vectors), lambda: _make_read(bert, vectors))
 
     def compute(batch: dict[str, np.ndarray], items: list[Encoded]) -> list[Attention]:
@@ -88,8 +93,10 @@ def attentions(
             _answer(bert, item, row, outputs, chosen_layers, chosen_heads, vectors) for row, item in enumerate(items)
         ]
 
-    encoded = (_encode(bert, item, f"input {number}") for number, item in enumerate(inputs, start=1))
-    return stream(encoded, compute, limit=config.max_position_embeddings, pad_id=bert.tokenizer.pad_id, window=1)
+    encoded = (_encode(bert, item, f"input {number}", fit) for number, item in enumerate(inputs, start=1))
+    return fit.reported(
+        stream(encoded, compute, limit=config.max_position_embeddings, pad_id=bert.tokenizer.pad_id, window=1)
+    )
 
 
 def choose(what: str, wanted: Sequence[int] | None, count: int) -> tuple[int, ...]:
@@ -115,11 +122,12 @@ def _make_read(bert: Bert, vectors: bool) -> Callable[..., dict[str, Any]]:
     return read
 
 
-def _encode(bert: Bert, item: TextOrPair, name: str) -> Encoded:
+def _encode(bert: Bert, item: TextOrPair, name: str, fit: Fit) -> Encoded:
     a, b = (item, None) if isinstance(item, str) else item
-    encoded = bert.tokenizer.encode(a, b)
-    bert.require_length(len(encoded["input_ids"]), name)
-    return Encoded(encoded["input_ids"].tolist(), encoded["segment_ids"].tolist(), source=item)
+    first, second = bert.tokenizer.ids(a), None if b is None else bert.tokenizer.ids(b)
+    used, other, found = fit.fit(len(first), None if second is None else len(second), name)
+    (row,) = rows_of(bert.tokenizer, first[:used], None if second is None else second[:other], found, item)
+    return row._replace(source=item)
 
 
 def _answer(

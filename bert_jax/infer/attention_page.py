@@ -37,15 +37,15 @@ def write_page(
     path: Path,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
+    truncate: bool = False,
 ) -> None:
     """Write the page of all `inputs` to `path`, whole or not at all, one input in memory at a time.
 
     Errors: `BertJaxError` as `attentions`, for no input at all, and for a file that cannot be written.
     """
     with atomic_writer(path, "w") as file:
-        for part in page_parts(
-            "/".join(bert.source.path.parts[-2:]), attentions(bert, inputs, layers, heads, vectors=True)
-        ):
+        answers = attentions(bert, inputs, layers, heads, vectors=True, truncate=truncate)
+        for part in page_parts("/".join(bert.source.path.parts[-2:]), answers):
             file.write(part)
 
 

@@ -29,6 +29,7 @@ def write_picture(
     path: Path,
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
+    truncate: bool = False,
 ) -> None:
     """Write the heat maps of one input to `path`.
 
@@ -42,7 +43,7 @@ def write_picture(
         )
     with atomic_writer(path) as file, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        (answer,) = attentions(bert, given, layers, heads)
+        (answer,) = attentions(bert, given, layers, heads, truncate=truncate)
         draw(figure_class, answer).savefig(file, format="png", dpi=DOTS_PER_INCH)
     if any("missing from" in str(item.message) for item in caught):
         warn("the picture's font lacks some characters of the tokens, drawn as boxes; --out FILE.html shows them")

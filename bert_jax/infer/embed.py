@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -26,12 +27,17 @@ def embeddings(
     truncate: bool = False,
     window: int | None = None,
     max_length: int | None = None,
+    prompt: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One answer per text or pair, in order: `text`, or `a` and `b`, and `embedding`, float32 (D,).
 
     `pooling`: 'mean' of all real tokens, [CLS] and [SEP] among them, 'max' of the same, 'cls' the first token, 'pooler'
     the trained pooler's output. `normalize`: scaled to length 1. What is not given is as the model's own recipe says
     when it is a sentence-transformers directory (its `max_length` too), else mean and not normalised.
+
+    `prompt`: what is put before each text, before A of a pair: the name of one of the model's prompts, or the text
+    itself; '' none. Without it the model's default prompt, where it has one. It counts to the length; mean and max
+    leave it out where the model's recipe says so (with [CLS] then, as sentence-transformers does).
 
     Special pieces typed in a text are plain characters; an empty text is `[CLS] [SEP]` and has a vector, unknown
     characters are [UNK]. An input longer than `max_length` tokens is an error, unless `truncate` cuts it or `window`,
@@ -41,7 +47,7 @@ def embeddings(
     Errors: `BertJaxError` for an input that is too long, or no text; 'pooler' of a model without one.
     """
     recipe = recipe_of(bert, pooling, normalize, max_length)
-    for source, vector in sentence_vectors(bert, texts, recipe, truncate, window):
+    for source, vector in sentence_vectors(bert, texts, recipe, truncate, window, prompt):
         yield as_answer(*source) | {"embedding": vector}
 
 
@@ -51,10 +57,11 @@ def recipe_of(
     """The recipe in use: what is given, else the model's own, else mean of as many tokens as it has positions."""
     own = bert.source.pooling or Pooling()
     positions = bert.config.max_position_embeddings
-    recipe = Pooling(
-        pooling or own.mode,
-        own.normalize if normalize is None else normalize,
-        min(positions, own.max_length or positions) if max_length is None else max_length,
+    recipe = dataclasses.replace(
+        own,
+        mode=pooling or own.mode,
+        normalize=own.normalize if normalize is None else normalize,
+        max_length=min(positions, own.max_length or positions) if max_length is None else max_length,
     )
     if recipe.mode not in get_args(Mode):
         raise BertJaxError(f"pooling is {recipe.mode!r}: expected one of {', '.join(get_args(Mode))}")
@@ -64,7 +71,12 @@ def recipe_of(
 
 
 def sentence_vectors(
-    bert: Bert, texts: Iterable[Text], recipe: Pooling, truncate: bool = False, window: int | None = None
+    bert: Bert,
+    texts: Iterable[Text],
+    recipe: Pooling,
+    truncate: bool = False,
+    window: int | None = None,
+    prompt: str | None = None,
 ) -> Iterator[tuple[tuple[str, str | None], np.ndarray]]:
     """((a, b or None), float32 (D,)) per text or pair, in order; memory is bounded however many there are."""
     positions = bert.config.max_position_embeddings
@@ -79,7 +91,9 @@ def sentence_vectors(
         return [(item.source, vectors[row]) for row, item in enumerate(items)]
 
     windows: list[tuple[Piece, np.ndarray]] = []
-    for piece, vector in bert.answers(_encode(bert, texts, fit), compute):
+    before = recipe.prompt(prompt)
+    left_out = 0 if recipe.include_prompt or not before else 1 + len(bert.tokenizer.ids(before))
+    for piece, vector in bert.answers(_encode(bert, texts, fit, before, left_out), compute):
         windows.append((piece, vector))
         if piece.last:
             yield piece.source, _combine(windows, recipe)
@@ -87,12 +101,15 @@ def sentence_vectors(
     fit.report()
 
 
-def _encode(bert: Bert, texts: Iterable[Text], fit: Fit) -> Iterator[Encoded]:
+def _encode(bert: Bert, texts: Iterable[Text], fit: Fit, before: str, left_out: int) -> Iterator[Encoded]:
+    """Rows of `texts`, each with `before` put before it; the first `left_out` tokens, [CLS] among them, not kept."""
     tokenizer = bert.tokenizer
     for number, text in enumerate(texts, start=1):
         a, b = sides(text, f"input {number}")
-        first, second = tokenizer.ids(a), None if b is None else tokenizer.ids(b)
+        first, second = tokenizer.ids(before + a), None if b is None else tokenizer.ids(b)
         used, other, found = fit.fit(len(first), None if second is None else len(second), f"input {number}")
+        if left_out:
+            found = [row._replace(first=min(max(row.first, left_out - row.begin), row.past)) for row in found]
         yield from rows_of(tokenizer, first[:used], None if second is None else second[:other], found, (a, b))
 
 
@@ -125,7 +142,7 @@ def _combine(windows: list[tuple[Piece, np.ndarray]], recipe: Pooling) -> np.nda
         vector = vectors[0] if len(vectors) == 1 else np.max(vectors, axis=0)
     else:
         count = sum(piece.past - piece.first for piece, _ in windows) if recipe.mode == "mean" else len(windows)
-        vector = (vectors[0] if len(vectors) == 1 else np.sum(vectors, axis=0)) / np.float32(count)
+        vector = (vectors[0] if len(vectors) == 1 else np.sum(vectors, axis=0)) / np.float32(max(1, count))
     if recipe.normalize:
         vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
     return vector.astype(np.float32)

@@ -11,6 +11,7 @@ import numpy as np
 
 from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.infer.batching import Encoded
+from bert_jax.infer.windows import Fit
 from bert_jax.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ MASKS = (1, 4, 16, 64)
 
 
 def fill_masks(
-    bert: Bert, texts: Iterable[str], top_k: int = 5, candidates: Sequence[str] | None = None
+    bert: Bert, texts: Iterable[str], top_k: int = 5, candidates: Sequence[str] | None = None, truncate: bool = False
 ) -> Iterator[dict[str, Any]]:
     """One answer per text, in order: `text`, `masks` and `filled`.
 
@@ -30,8 +31,13 @@ def fill_masks(
     (words that are one piece each) only those are ranked and their probabilities do not sum to 1. A `[SEP]` typed in
     the text begins the second segment.
 
+    `truncate`: a text longer than the model's positions is cut at its end or, where a mask stands behind that, at both
+    ends, so that the masks stand in the middle of what is left; no mask is ever lost. A text whose first segment was
+    cut off whole is one segment. `position` counts in the whole text all the same.
+
     Errors: `BertJaxError` for a model without masked_lm head, a text without `[MASK]` (an empty one has none), one
-    that is too long, a candidate that is not one piece, `top_k` below 1.
+    that is too long where `truncate` is not given, one whose masks lie too far apart to be kept, a candidate that is
+    not one piece, `top_k` below 1.
     """
     bert.require_head("masked_lm", "fill masks")
     if top_k < 1:
@@ -45,8 +51,10 @@ def fill_masks(
         values, ids = jax.device_get(predict(bert.params, batch, allowed))
         return [_answer(bert.tokenizer, item, values[row], ids[row]) for row, item in enumerate(items)]
 
-    encoded = (_encode(bert, text, number) for number, text in enumerate(texts, start=1))
-    return bert.answers(encoded, compute, slot_sizes=MASKS)
+    positions = bert.config.max_position_embeddings
+    fit = Fit(positions, positions, truncate, slides=False)
+    encoded = (_encode(bert, text, number, fit) for number, text in enumerate(texts, start=1))
+    return fit.reported(bert.answers(encoded, compute, slot_sizes=MASKS))
 
 
 def _make_predict(bert: Bert, top_k: int) -> Callable[..., tuple[jax.Array, jax.Array]]:
@@ -80,19 +88,43 @@ def candidate_ids(tokenizer: Tokenizer, candidates: Sequence[str]) -> np.ndarray
     return np.array(list(ids), np.int32)
 
 
-def _encode(bert: Bert, text: str, number: int) -> Encoded:
-    """`[CLS] text [SEP]`; what follows a `[SEP]` typed in the text is the second segment."""
+def _encode(bert: Bert, text: str, number: int, fit: Fit) -> Encoded:
+    """`[CLS] text [SEP]`; what follows a `[SEP]` typed in the text is the second segment. Its source: the text, and
+    how many of its tokens were cut off at the beginning."""
     if not isinstance(text, str):
         raise BertJaxError(f"input {number} is {text!r}: expected one text, with [SEP] where a second one begins")
     tokenizer = bert.tokenizer
-    ids = [tokenizer.cls_id, *tokenizer.ids_with_specials(text), tokenizer.sep_id]
-    slots = tuple(index for index, number in enumerate(ids) if number == tokenizer.mask_id)
-    if not slots:
+    typed = tokenizer.ids_with_specials(text)
+    masks = [place for place, piece in enumerate(typed) if piece == tokenizer.mask_id]
+    if not masks:
         mask = _mask_piece(tokenizer)
         raise BertJaxError(f"input {number} has no {mask}: write {mask} where a word is to be filled in: {text[:60]!r}")
-    bert.require_length(len(ids), f"input {number}")
+    begin = 0
+    if len(typed) + 2 > fit.limit:
+        fit.count_cut(len(typed) + 2, pair=False, name=f"input {number}")
+        begin = _begin_of_kept(masks, len(typed), fit.limit - 2, f"input {number}")
+        typed = typed[begin : begin + fit.limit - 2]
+    fit.inputs += 1
+    ids = [tokenizer.cls_id, *typed, tokenizer.sep_id]
     first = ids.index(tokenizer.sep_id) + 1
-    return Encoded(ids, [0] * first + [1] * (len(ids) - first), slots, text)
+    slots = tuple(place - begin + 1 for place in masks)
+    return Encoded(ids, [0] * first + [1] * (len(ids) - first), slots, (text, begin))
+
+
+def _begin_of_kept(masks: Sequence[int], count: int, room: int, name: str) -> int:
+    """Where the `room` tokens begin that are kept of `count`, all of the ascending places `masks` among them.
+
+    Errors: `BertJaxError` when the masks lie farther apart.
+    """
+    first, last = masks[0], masks[-1]
+    if last < room:
+        return 0
+    if last - first + 1 > room:
+        raise BertJaxError(
+            f"{name}: its first and last mask lie {last - first + 1} tokens apart, and {room} can be kept: cutting it "
+            "would lose a mask; shorten it, or split it"
+        )
+    return min(max(0, first - (room - (last - first + 1)) // 2), count - room)
 
 
 def _mask_piece(tokenizer: Tokenizer) -> str:
@@ -115,15 +147,16 @@ def top_pieces(
 
 def _answer(tokenizer: Tokenizer, item: Encoded, values: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
     """The answer to one text from its rows of `top_pieces`."""
+    text, begin = item.source
     masks: list[dict[str, Any]] = []
     for slot, position in enumerate(item.slots):
         pieces = tokenizer.pieces(ids[slot].tolist())
         ranked = [
             {"token": piece, "probability": float(value)} for piece, value in zip(pieces, values[slot], strict=True)
         ]
-        masks.append({"position": position, "candidates": ranked})
+        masks.append({"position": position + begin, "candidates": ranked})
     best = [mask["candidates"][0]["token"] for mask in masks]
-    return {"text": item.source, "masks": masks, "filled": fill(item.source, best, _mask_piece(tokenizer))}
+    return {"text": text, "masks": masks, "filled": fill(text, best, _mask_piece(tokenizer))}
 
 
 def fill(text: str, pieces: Sequence[str], mask: str) -> str:

@@ -54,7 +54,7 @@ class Bert:
             source.config,
             heads=source.heads,
             dtype=dtype,
-            attention=attention,
+            attention="matmul" if attention == "auto" and self._on_cpu() else attention,
             classes=source.classes,
             pooler=source.pooler,
         )
@@ -102,7 +102,11 @@ class Bert:
         return model_room.apply(self.module, given, batch, dropout, hidden_states, attentions)
 
     def fill_mask(
-        self, texts: str | Iterable[str], top_k: int = 5, candidates: Sequence[str] | None = None
+        self,
+        texts: str | Iterable[str],
+        top_k: int = 5,
+        candidates: Sequence[str] | None = None,
+        truncate: bool = False,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """The `top_k` most probable pieces at every `[MASK]`: one answer for a text, a list for several.
 
@@ -116,11 +120,12 @@ class Bert:
         >>> sorted(candidate["token"] for candidate in answer["masks"][0]["candidates"])
         ['cat', 'dog']
         """
-        if isinstance(texts, str):
-            return next(fill_masks(self, [texts], top_k, candidates))
-        return list(fill_masks(self, texts, top_k, candidates))
+        found = list(fill_masks(self, [texts] if isinstance(texts, str) else texts, top_k, candidates, truncate))
+        return found[0] if isinstance(texts, str) else found
 
-    def next_sentence(self, pairs: tuple[str, str] | str | Iterable[Pair]) -> dict[str, Any] | list[dict[str, Any]]:
+    def next_sentence(
+        self, pairs: tuple[str, str] | str | Iterable[Pair], truncate: bool = False
+    ) -> dict[str, Any] | list[dict[str, Any]]:
         """The probability that B follows A: one answer for one pair, a list for a list of pairs.
 
         A pair is a tuple (a, b) or one text `a [SEP] b`. See `bert_jax.infer.next_sentence.next_sentences`.
@@ -132,9 +137,9 @@ class Bert:
         >>> [answer["b"] for answer in many]
         ['rain !', 'a cat sat .']
         """
-        if isinstance(pairs, str | tuple):
-            return next(next_sentences(self, [pairs]))
-        return list(next_sentences(self, pairs))
+        one = isinstance(pairs, str | tuple)
+        found = list(next_sentences(self, [pairs] if one else pairs, truncate))  # type: ignore[list-item]
+        return found[0] if one else found
 
     def senses(self, word: str, sentences: Iterable[str], labels: Sequence[str] | None = None) -> dict[str, Any]:
         """How alike the uses of `word` in `sentences` are in every layer, and which layer parts its senses best.
@@ -181,6 +186,7 @@ class Bert:
         truncate: bool = False,
         window: int | None = None,
         max_length: int | None = None,
+        prompt: str | None = None,
     ) -> np.ndarray:
         """Sentence vectors: float32 (D,) for one text or one pair (a tuple), (n, D) for several.
 
@@ -196,7 +202,7 @@ class Bert:
         recipe = recipe_of(self, pooling, normalize, max_length)
         one = isinstance(texts, str | tuple)
         inputs: Iterable[Text] = [texts] if one else texts  # type: ignore[list-item]
-        found = [vector for _, vector in sentence_vectors(self, inputs, recipe, truncate, window)]
+        found = [vector for _, vector in sentence_vectors(self, inputs, recipe, truncate, window, prompt)]
         if one:
             return found[0]
         return np.stack(found) if found else np.zeros((0, self.config.hidden_size), np.float32)
@@ -242,9 +248,12 @@ class Bert:
             slot_sizes=slot_sizes,
             window=window,
             first=self.first_window,
-            tokens=CPU_TOKENS if self.placing.devices[0].platform == "cpu" else ACCELERATOR_TOKENS,
+            tokens=CPU_TOKENS if self._on_cpu() else ACCELERATOR_TOKENS,
             devices=len(self.placing.devices),
         )
+
+    def _on_cpu(self) -> bool:
+        return self.placing.devices[0].platform == "cpu"
 
     def _with_known_segments(self, item: Encoded) -> Encoded:
         if max(item.segment_ids) >= self.config.type_vocab_size:
@@ -264,6 +273,7 @@ class Bert:
         layers: Sequence[int] | None = None,
         heads: Sequence[int] | None = None,
         vectors: bool = False,
+        truncate: bool = False,
     ) -> Attention | list[Attention]:
         """How much each token looks at each other one: one answer for a text or a pair (a, b), a list for a list.
 
@@ -278,9 +288,10 @@ class Bert:
         >>> bool(np.allclose(seen.weights.sum(axis=-1), 1, atol=1e-5))
         True
         """
-        if isinstance(texts, str | tuple):
-            return next(attentions(self, [texts], layers, heads, vectors))
-        return list(attentions(self, texts, layers, heads, vectors))
+        one = isinstance(texts, str | tuple)
+        inputs: Iterable[TextOrPair] = [texts] if one else texts  # type: ignore[list-item]
+        found = list(attentions(self, inputs, layers, heads, vectors, truncate))
+        return found[0] if one else found
 
     def compiled(self, key: Hashable, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
         """The jitted function made by `make`, once per `key` for as long as this model lives."""
@@ -290,6 +301,8 @@ class Bert:
 
     def require_head(self, head: str, purpose: str) -> None:
         """Error unless the model has `head`."""
+        if head in self.source.left_out:
+            raise BertJaxError(f"{self.source.path} cannot {purpose}: {self.source.left_out[head]}")
         if head not in self.heads:
             raise BertJaxError(
                 f"{self.source.path} has no {head} head (it has {', '.join(self.heads) or 'none'}), so it cannot "
@@ -320,4 +333,4 @@ def load(
     `devices` how many of this process's devices share the rows of a batch (default: all accelerators, or one CPU).
     Errors: `BertJaxError` as in `bert_jax.formats.model.load_model`, and for more devices than there are.
     """
-    return Bert(load_model(model, cased=cased), dtype=dtype, attention=attention, devices=devices)
+    return Bert(load_model(model, cased=cased, partial=True), dtype=dtype, attention=attention, devices=devices)

@@ -11,6 +11,7 @@ import numpy as np
 
 from bert_jax.errors import BertJaxError
 from bert_jax.infer.batching import Encoded
+from bert_jax.infer.windows import Fit
 
 if TYPE_CHECKING:
     from bert_jax.infer.loaded import Bert
@@ -18,15 +19,18 @@ if TYPE_CHECKING:
 Pair = tuple[str, str] | str
 
 
-def next_sentences(bert: Bert, pairs: Iterable[Pair]) -> Iterator[dict[str, Any]]:
+def next_sentences(bert: Bert, pairs: Iterable[Pair], truncate: bool = False) -> Iterator[dict[str, Any]]:
     """One answer per pair, in order: `a`, `b`, `probability` that B follows A, `follows` (probability ≥ 0.5).
 
     A pair is (a, b), or one text `a [SEP] b`. The probability is that of label 0 of the next_sentence head, as
-    published. Errors: `BertJaxError` for a model without that head, a text that is not two parts, an empty part, a
-    pair that is too long.
+    published. `truncate`: a pair longer than the model's positions loses from its longer side. Errors: `BertJaxError`
+    for a model without that head, a text that is not two parts, an empty part, a pair that is too long where
+    `truncate` is not given.
     """
     bert.require_head("next_sentence", "tell whether a sentence follows")
 
+    positions = bert.config.max_position_embeddings
+    fit = Fit(positions, positions, truncate, slides=False)
     predict = bert.compiled(("next_sentence",), lambda: _make_predict(bert))
 
     def compute(batch: dict[str, np.ndarray], items: list[Encoded]) -> list[dict[str, Any]]:
@@ -36,8 +40,8 @@ def next_sentences(bert: Bert, pairs: Iterable[Pair]) -> Iterator[dict[str, Any]
             for row, item in enumerate(items)
         ]
 
-    encoded = (_encode(bert, pair, number) for number, pair in enumerate(pairs, start=1))
-    return bert.answers(encoded, compute)
+    encoded = (_encode(bert, pair, number, fit) for number, pair in enumerate(pairs, start=1))
+    return fit.reported(bert.answers(encoded, compute))
 
 
 def _make_predict(bert: Bert) -> Callable[..., jax.Array]:
@@ -48,17 +52,18 @@ def _make_predict(bert: Bert) -> Callable[..., jax.Array]:
     return predict
 
 
-def _encode(bert: Bert, pair: Pair, number: int) -> Encoded:
+def _encode(bert: Bert, pair: Pair, number: int, fit: Fit) -> Encoded:
     tokenizer = bert.tokenizer
     a, b = split_pair(pair, tokenizer.pieces([tokenizer.sep_id])[0], f"input {number}")
-    first = [tokenizer.cls_id, *tokenizer.ids_with_specials(a), tokenizer.sep_id]
-    second = [*tokenizer.ids_with_specials(b), tokenizer.sep_id]
-    for side, ids, empty in (("A", first, 2), ("B", second, 1)):
-        if len(ids) == empty:
+    first, second = tokenizer.ids_with_specials(a), tokenizer.ids_with_specials(b)
+    for side, ids in (("A", first), ("B", second)):
+        if not ids:
             raise BertJaxError(
                 f"input {number}: {side} is empty: expected two sentences, got {a[:40]!r} and {b[:40]!r}"
             )
-    bert.require_length(len(first) + len(second), f"input {number}")
+    used, other, _ = fit.fit(len(first), len(second), f"input {number}")
+    first = [tokenizer.cls_id, *first[:used], tokenizer.sep_id]
+    second = [*second[:other], tokenizer.sep_id]
     return Encoded(first + second, [0] * len(first) + [1] * len(second), source={"a": a, "b": b})
 
 

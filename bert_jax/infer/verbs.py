@@ -49,11 +49,13 @@ class Verb(NamedTuple):
 LONG = ("truncate", "window", "max_length")
 
 VERBS: dict[str, Verb] = {
-    "fill-mask": Verb(fill_masks, ("top_k", "candidates")),
-    "next-sentence": Verb(next_sentences, ()),
-    "embed": Verb(embeddings, ("pooling", "normalize", *LONG), {".npy": write_embeddings}),
+    "fill-mask": Verb(fill_masks, ("top_k", "candidates", "truncate")),
+    "next-sentence": Verb(next_sentences, ("truncate",)),
+    "embed": Verb(embeddings, ("pooling", "normalize", "prompt", *LONG), {".npy": write_embeddings}),
     "features": Verb(token_features, ("layers", "join", "words", *LONG), {".npy": write_features}),
-    "attention": Verb(attention_answers, ("layers", "heads"), pages={".html": write_page, ".png": write_picture}),
+    "attention": Verb(
+        attention_answers, ("layers", "heads", "truncate"), pages={".html": write_page, ".png": write_picture}
+    ),
     "senses": Verb(senses, ("word",), {".png": write_senses}, required=("word",), label="sense"),
 }
 

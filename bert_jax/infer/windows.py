@@ -9,11 +9,12 @@ window: the one where it stands farthest from an edge that is not an end of the 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
-from bert_jax.infer.batching import Encoded
+from bert_jax.infer.batching import Answer, Encoded
 from bert_jax.text.cutting import cut_pair
 from bert_jax.text.tokenizer import Tokenizer
 
@@ -39,19 +40,21 @@ class Piece(NamedTuple):
     last: bool
 
 
+SHORTEST = 3  # [CLS], a token, [SEP]
+
+
 class Fit:
     """What becomes of inputs longer than `limit` tokens, [CLS] and [SEP] included, and how many were cut.
 
-    `slides`: whether there are windows to advise. Errors: `BertJaxError` for a limit outside 8 … `positions` (an input
-    with the shortest windows still has to have neighbours), for a stride that leaves tokens out, and for both ways at
-    once.
+    `slides` False: there are no windows to advise. Errors: `BertJaxError` for a limit outside 3 … `positions`, for a
+    stride that leaves tokens out, and for both ways at once.
     """
 
     def __init__(
         self, limit: int, positions: int, truncate: bool = False, stride: int | None = None, slides: bool = True
     ):
-        if not 8 <= limit <= positions:
-            raise BertJaxError(f"max_length is {limit}: expected 8 to {positions}, the model's positions")
+        if not SHORTEST <= limit <= positions:
+            raise BertJaxError(f"max_length is {limit}: expected {SHORTEST} to {positions}, the model's positions")
         if truncate and stride is not None:
             raise BertJaxError("truncate and window exclude each other: cut long texts, or slide over them")
         if stride is not None and not 1 <= stride <= limit - 2:
@@ -72,22 +75,29 @@ class Fit:
         self.inputs += 1
         specials = 2 if b is None else 3
         over = a + (b or 0) + specials - self.limit
-        if over > 0 and not self.truncate:
-            if self.stride is not None and b is None:
-                return a, b, windows(a, self.limit - 2, self.stride)
-            raise BertJaxError(self._too_long(a + (b or 0) + specials, b is not None, name))
+        if over > 0 and self.stride is not None and b is None:
+            return a, b, windows(a, self.limit - 2, self.stride)
         if over > 0:
-            self.cut += 1
+            self.count_cut(a + (b or 0) + specials, b is not None, name)
             a, b = cut_pair(a, b, self.limit - specials)
         return a, b, [Window(0, a, 0, a + (b or 0) + specials)]
 
+    def count_cut(self, length: int, pair: bool, name: str) -> None:
+        """Note that an input of `length` tokens is cut. Errors: `BertJaxError` when that was not asked for."""
+        if not self.truncate:
+            raise BertJaxError(self._too_long(length, pair, name))
+        self.cut += 1
+
     def _too_long(self, length: int, pair: bool, name: str) -> str:
-        advice = "give --truncate to cut it"
-        if self.slides and not pair:
-            advice += ", or --window STRIDE to slide over"
+        advice = "give --truncate to cut it" + ("" if pair or not self.slides else ", or --window STRIDE to slide over")
         if pair and self.stride is not None:
             advice = "windows slide over single texts, not pairs: give --truncate instead"
         return f"{name} is {length} tokens long with [CLS] and [SEP], more than the limit of {self.limit}: {advice}"
+
+    def reported(self, answers: Iterable[Answer]) -> Iterator[Answer]:
+        """`answers`, and after the last one `report`."""
+        yield from answers
+        self.report()
 
     def report(self) -> None:
         """One warning when inputs were cut; called once, after the last."""

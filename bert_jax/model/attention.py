@@ -86,6 +86,19 @@ def _einsum(request: Request) -> tuple[jax.Array, jax.Array | None]:
     return jnp.einsum("BNTS,BSNH->BTNH", kept, request.value), shares
 
 
+def _matmul(request: Request) -> tuple[jax.Array, jax.Array | None]:
+    """The reference with heads brought forward and keys turned before the products.
+
+    XLA on a CPU turns them inside its own products otherwise, slower the longer the rows (forward only, measured with
+    12 heads of 32: an eighth to a third of the attention at 16 rows × 32, two fifths at 4 × 128).
+    """
+    query = (request.query * (1 / math.sqrt(request.query.shape[-1]))).transpose(0, 2, 1, 3)
+    scores = jnp.matmul(query, request.key.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32)
+    shares = jax.nn.softmax(jnp.where(request.mask, scores, MASKED), axis=-1).astype(request.value.dtype)
+    kept = drop(shares, request.dropped, request.rate, 1)
+    return jnp.matmul(kept, request.value.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3), shares
+
+
 def _fused(implementation: Literal["xla", "cudnn"]) -> Callable[[Request], tuple[jax.Array, jax.Array | None]]:
     def attend(request: Request) -> tuple[jax.Array, jax.Array | None]:
         query, key, value = request.query, request.key, request.value
@@ -105,6 +118,7 @@ def _check_cudnn(request: Request) -> str | None:
 
 ENGINES: dict[str, Engine] = {
     "einsum": Engine(_einsum, dropout=True, probabilities=True),
+    "matmul": Engine(_matmul, dropout=True, probabilities=True),
     "xla": Engine(_fused("xla"), dropout=False, probabilities=False),
     "cudnn": Engine(_fused("cudnn"), dropout=False, probabilities=False, check=_check_cudnn),
 }

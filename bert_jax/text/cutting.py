@@ -9,16 +9,17 @@ Token = TypeVar("Token")
 
 
 def cut_pair(a: int, b: int | None, room: int) -> tuple[int, int | None]:
-    """Lengths that together are `room`: tokens are dropped one by one from the longer side, from B when equal."""
+    """Lengths that together are `room`: the longer side is cut, to the length of the shorter if need be, then both.
+
+    Of an odd room the longer side has the token more, B when they are equal: as Hugging Face's tokenizers cut pairs
+    ('longest_first'), which is what published models were used with. google's own loop leaves it to A.
+    """
     if b is None:
         return min(a, room), None
-    over = a + b - room
-    if over <= 0:
+    if a + b <= room:
         return a, b
-    from_longer = min(over, abs(a - b))
-    a, b = (a - from_longer, b) if a > b else (a, b - from_longer)
-    rest = over - from_longer
-    return a - rest // 2, b - (rest + 1) // 2
+    shorter = min(a, b, room // 2)
+    return (room - shorter, shorter) if a > b else (shorter, room - shorter)
 
 
 def cut_single(tokens: Sequence[Token], room: int, head_tail: bool = False) -> Sequence[Token]:

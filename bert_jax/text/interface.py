@@ -72,6 +72,11 @@ class Tokenizer(abc.ABC):
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write a directory that `load_tokenizer` and Hugging Face read; files there are replaced."""
 
+    def lowered(self) -> Tokenizer:
+        """This tokenizer for text that is lower-cased first, its accents left. Errors: `BertJaxError` where there is
+        no such one."""
+        raise BertJaxError(f"a tokenizer of kind {self.kind} cannot be made to lower-case its text")
+
     def tokenize(self, text: str) -> list[str]:
         """Pieces of `text`, no specials added."""
         return self.pieces(self.ids(text))

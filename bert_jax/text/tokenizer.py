@@ -21,7 +21,7 @@ from bert_jax.text.tokenizer_files import (
     read_vocabulary,
     special_pieces_of,
 )
-from bert_jax.text.tokenizer_json import TOKENIZER_FILE, Flags, read_flags, read_tokenizer_json
+from bert_jax.text.tokenizer_json import TOKENIZER_FILE, Flags, check_added, read_added, read_flags, read_tokenizer_json
 from bert_jax.text.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.text.words import WordsTokenizer
 
@@ -80,6 +80,7 @@ def _is_albert(config: dict[str, object]) -> bool:
 def _load_wordpiece(folder: Path, config: dict[str, object], cased: bool | None) -> Tokenizer:
     _check_class(folder, config)
     lines = read_vocabulary(folder / VOCABULARY_FILE)
+    lines += read_added(folder, lines)
     return _wordpiece(folder, config, cased, lines, read_flags(folder), VOCABULARY_FILE)
 
 
@@ -97,7 +98,7 @@ def _wordpiece(
     if flags is not None:
         accents = flags.strip_accents if "strip_accents" not in config else accents
         chinese = flags.chinese if chinese is None else chinese
-    return WordPieceTokenizer(
+    tokenizer = WordPieceTokenizer(
         lines,
         _cased(folder, config, cased, lines, flags),
         strip_accents=accents,
@@ -105,6 +106,8 @@ def _wordpiece(
         special_pieces=special_pieces_of(config),
         source=folder / source,
     )
+    check_added(tokenizer, folder)
+    return tokenizer
 
 
 def _load_words(folder: Path, config: dict[str, object]) -> Tokenizer:

@@ -6,14 +6,14 @@ BERT does is refused: read as BERT's it would give other ids without a word.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
 from bert_jax.files import read_json
-from bert_jax.text.interface import SPECIAL_PIECES
+from bert_jax.text.interface import SPECIAL_PIECES, Tokenizer
 from bert_jax.text.wordpiece import CONTINUES, MAX_WORD_CHARACTERS
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -37,6 +37,58 @@ def read_flags(directory: Path) -> Flags | None:
     if not isinstance(normalizer, Mapping) or _type(normalizer) != "BertNormalizer":
         return None
     return _flags(normalizer, path)
+
+
+def read_added(directory: Path, lines: Sequence[str]) -> list[str]:
+    """Tokens that `tokenizer.json` adds to the vocabulary `lines` of a `vocab.txt` beside it, in the order of their
+    ids; empty without that file. Errors: `BertJaxError` for ids that do not follow on the vocabulary's."""
+    path = directory / TOKENIZER_FILE
+    added = _read(path).get("added_tokens") if path.is_file() else None
+    known = set(lines)
+    new = [item for item in added or [] if isinstance(item, Mapping) and _is_token(item)]
+    by_id = {item["id"]: str(item["content"]) for item in new if item["content"] not in known}
+    if sorted(by_id, key=str) != sorted(range(len(lines), len(lines) + len(by_id)), key=str):
+        raise BertJaxError(
+            f"{path} adds {_some(list(by_id.values()))} with ids {_some(list(map(str, by_id)))}: expected "
+            f"{len(lines)} and on, behind the entries of vocab.txt; do the two files belong together?"
+        )
+    found = [by_id[number] for number in sorted(by_id)]
+    _tell(path, found)
+    return found
+
+
+def check_added(tokenizer: Tokenizer, directory: Path) -> None:
+    """Errors: `BertJaxError` for added tokens that are no word by themselves: BERT would cut them to pieces, and their
+    library finds them before anything else."""
+    path = directory / TOKENIZER_FILE
+    specials = set(tokenizer.special_pieces())
+    added = _read(path).get("added_tokens") if path.is_file() else None
+    contents = [str(item["content"]) for item in added or [] if isinstance(item, Mapping) and _is_token(item)]
+    lost = [
+        content
+        for content in contents
+        if content not in specials
+        and content not in SPECIAL_PIECES.values()
+        and tokenizer.ids(content) != [tokenizer.id_of(content)]
+    ]
+    if lost:
+        raise BertJaxError(
+            f"{path} has added tokens that are no words by themselves ({_some(lost)}): they are to be found in a text "
+            "before it is split, which is not done here; without its added_tokens the directory loads, and reads them "
+            "as plain characters"
+        )
+
+
+def _some(items: Sequence[str]) -> str:
+    return ", ".join(items[:3]) + (", …" if len(items) > 3 else "")
+
+
+def _tell(path: Path, new: Sequence[str]) -> None:
+    if new:
+        warn(
+            f"{path}: {len(new)} added tokens ({_some(new)}) are entries of the vocabulary here, found where a whole "
+            "word is one; they are not cut out of the text first"
+        )
 
 
 def read_tokenizer_json(directory: Path) -> tuple[list[str], Flags]:
@@ -115,11 +167,7 @@ def _entries(vocabulary: Mapping[str, Any], added: Any, path: Path) -> list[str]
     if missing is not None:
         raise BertJaxError(f"{path} has no entry {missing}, but {max(by_id)} is one: ids must follow one another")
     new = [str(entry) for entry, _ in further if entry not in vocabulary and entry not in SPECIAL_PIECES.values()]
-    if new:
-        warn(
-            f"{path}: {len(new)} added tokens ({', '.join(new[:3])}{', …' if len(new) > 3 else ''}) are entries of the "
-            "vocabulary here, found where a whole word is one; they are not cut out of the text first"
-        )
+    _tell(path, new)
     return [by_id[number] for number in range(len(by_id))]
 
 

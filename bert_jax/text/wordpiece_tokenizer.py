@@ -70,6 +70,10 @@ class WordPieceTokenizer(Tokenizer):
         """This tokenizer with another vocabulary."""
         return type(self)(lines, *self._arguments[1:])
 
+    def lowered(self) -> WordPieceTokenizer:
+        lines, _, strip_accents, chinese, pieces, source = self._arguments
+        return type(self)(lines, False, bool(strip_accents), chinese, pieces, source)
+
     def ids(self, text: str) -> list[int]:
         return np.frombuffer(self._text_pieces.packed_ids(text), _PACKED).tolist()
 
