@@ -75,18 +75,19 @@ class Relation(Form):
         """Ids of the text with the four markers put in, and the places of these. Errors: an entity that is empty or
         outside of its text."""
         text = example.text
-        cuts: list[tuple[int, int, int]] = []  # character, closing before opening, which of the markers
+        # Character, closing before opening, of nested entities the outer one outside, which of the markers.
+        cuts: list[tuple[int, int, int, int]] = []
         for marker, (first, past) in ((0, example.first), (2, example.second)):
             if not 0 <= first < past <= len(text):
                 raise BertJaxError(
                     f"{example.place}: an entity at characters {first} to {past} is empty or outside of its text of "
                     f"{len(text)} characters"
                 )
-            cuts += [(first, 1, marker), (past, 0, marker + 1)]
+            cuts += [(first, 1, -past, marker), (past, 0, -first, marker + 1)]
         ids: list[int] = []
         marks = [0] * 4
         before = 0
-        for character, _, marker in sorted(cuts):
+        for character, _, _, marker in sorted(cuts):
             ids += self.tokenizer.ids(text[before:character])
             marks[marker] = len(ids)
             ids.append(self.markers[marker])
