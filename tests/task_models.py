@@ -23,6 +23,12 @@ def tokenizer_of(words: Iterable[str]) -> WordPieceTokenizer:
     return WordPieceTokenizer([*SPECIAL_PIECES.values(), *words], cased=False)
 
 
+def published_tokenizer(data_dir: Path, name: str) -> WordPieceTokenizer:
+    """The tokenizer of one of the official vocabularies, uncased."""
+    text = (data_dir / "vocab" / f"{name}.txt").read_text("utf-8")
+    return WordPieceTokenizer(text.removesuffix("\n").split("\n"), cased=False)
+
+
 def padded(rows: Sequence[Row], form: Form, length: int | None = None) -> dict[str, np.ndarray]:
     """The rows as one batch, targets included."""
     length = length or max(row.length for row in rows)

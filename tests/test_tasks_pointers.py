@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from task_models import padded, tokenizer_of, trained
+from task_models import padded, published_tokenizer, tokenizer_of, trained
 
 from bert_jax.errors import BertJaxError
-from bert_jax.finetune_config import TaskOptions
+from bert_jax.finetune_config import TaskData, TaskOptions
 from bert_jax.infer.by_form import predictions
 from bert_jax.tasks.pointers import Pointers, span_scores
+from bert_jax.tasks.span_files import read_spans
 from bert_jax.tasks.task import SpanExample
 
 TOKENIZER = tokenizer_of(["a", "the", "dog", "bonn", "par", "##is", "lima", "##s", "sees", ".", "台", "湾", "的"])
@@ -146,3 +149,18 @@ def test_it_learns_spans_that_overlap_and_long_texts() -> None:
     assert losses[-1] < 0.05 < losses[0]
     found = [prediction for _, prediction in predictions(bert, learned, examples)]
     assert span_scores(found, examples)["f1"] == 1.0
+
+
+@pytest.mark.parametrize("length", [64, 24])
+def test_right_outputs_give_the_spans_of_cluener_back(data_dir: Path, length: int) -> None:
+    examples = list(read_spans(str(data_dir / "zh" / "cluener" / "dev.json"), TaskData()))[::4]
+    tokenizer = published_tokenizer(data_dir, "bert_base_chinese")
+    learned = Pointers(tokenizer, Pointers.labels_of(examples), TaskOptions(length=length))
+    found = []
+    for given in examples:
+        rows = learned.encode(given)
+        assert all(row.length <= length for row in rows)
+        right = [{"probabilities": (row.targets["pointers"] > 0).astype(np.float32)} for row in rows]
+        found.append(learned.decode(given, rows, right))
+    assert learned.unreachable <= 1
+    assert span_scores(found, examples)["f1"] > 0.998  # type: ignore[operator]

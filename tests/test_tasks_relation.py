@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from task_models import tokenizer_of, trained
+from task_models import published_tokenizer, tokenizer_of, trained
 
 from bert_jax.errors import BertJaxError
-from bert_jax.finetune_config import TaskOptions
+from bert_jax.finetune_config import TaskData, TaskOptions
 from bert_jax.infer.by_form import predictions
 from bert_jax.tasks.relation import Relation, relation_scores
+from bert_jax.tasks.relation_files import SEMEVAL_LABELS, read_relations
 from bert_jax.tasks.task import RelationExample
 
 WORDS = ["a", "the", "dog", "cat", "bites", "sees", "big", "##s", ".", "x"]
@@ -59,6 +62,8 @@ def test_targets_and_labels() -> None:
     assert row.targets["labels"] == 2
     assert "labels" not in form().encode(example("the dog", "the", "dog"))[0].targets
     assert Relation.labels_of([example("a dog", "a", "dog", label) for label in ("X", "B", None, "X")]) == ("B", "X")
+    with pytest.raises(BertJaxError, match="the training examples have no labels"):
+        Relation.labels_of([example("a dog", "a", "dog")])
     with pytest.raises(BertJaxError, match=r"f, line 1: label 'Q' is none of .* \(Other, R\(e1,e2\), R"):
         form().encode(example("the dog", "the", "dog", "Q"))
     with pytest.raises(BertJaxError, match=r"f, line 1: an entity at characters 1 to 1 is empty"):
@@ -133,3 +138,16 @@ def test_it_learns_direction() -> None:
     assert relation_scores(found, examples)["macro_f1"] == 1.0
     assert sum(found[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert found[0]["probability"] == found[0]["probabilities"]["R(e1,e2)"]
+
+
+def test_every_row_of_semeval_fits_and_points_at_its_markers(data_dir: Path) -> None:
+    examples = list(read_relations(str(data_dir / "relation" / "test.tsv"), TaskData()))
+    tokenizer = published_tokenizer(data_dir, "bert_base_uncased")
+    learned = Relation(tokenizer, SEMEVAL_LABELS, TaskOptions(length=128))
+    for given in examples:
+        (row,) = learned.encode(given)
+        first, second = row.targets["entity_positions"]
+        assert tokenizer.pieces([row.ids[0][first], row.ids[0][second]]) == ["$", "#"]
+        entity = tokenizer.ids(given.text[slice(*given.second)])
+        assert list(row.ids[0][second + 1 : second + 1 + len(entity)]) == entity
+    assert learned.cut == 0

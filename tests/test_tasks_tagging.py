@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from task_models import padded, tokenizer_of, trained
+from task_models import padded, published_tokenizer, tokenizer_of, trained
 
 from bert_jax.errors import BertJaxError
-from bert_jax.finetune_config import TaskOptions
+from bert_jax.finetune_config import TaskData, TaskOptions
 from bert_jax.infer.by_form import predictions
+from bert_jax.tasks.conll import read_columns
 from bert_jax.tasks.entities import entity_scores
 from bert_jax.tasks.tagging import Tagging
 from bert_jax.tasks.task import TaggedExample
@@ -133,3 +136,19 @@ def test_it_learns_and_long_sentences_too() -> None:
     found = [prediction for _, prediction in predictions(bert, learned, examples)]
     assert entity_scores(found, examples)["f1"] == 1.0
     assert [len(prediction["tags"]) for prediction in found] == [5, 5, 19]
+
+
+@pytest.mark.parametrize("length", [192, 24])
+def test_right_outputs_give_the_tags_of_weibo_back(data_dir: Path, length: int) -> None:
+    examples = list(read_columns(str(data_dir / "zh" / "weibo_ner" / "weiboNER_2nd_conll.dev"), TaskData()))
+    tokenizer = published_tokenizer(data_dir, "bert_base_chinese")
+    learned = Tagging(tokenizer, Tagging.labels_of(examples), TaskOptions(length=length))
+    found = []
+    for given in examples:
+        rows = learned.encode(given)
+        right = [
+            {"classes": np.maximum(row.targets["labels"], 0), "probabilities": np.ones(row.length)} for row in rows
+        ]
+        found.append(learned.decode(given, rows, right))
+    scores = entity_scores(found, examples)
+    assert scores["f1"] == scores["accuracy"] == 1.0

@@ -46,8 +46,11 @@ class Relation(Form):
 
     @classmethod
     def labels_of(cls, examples: Iterable[RelationExample]) -> tuple[str, ...]:
-        """The labels in alphabetical order."""
-        return tuple(sorted({example.label for example in examples if example.label is not None}))
+        """The labels in alphabetical order. Errors: `BertJaxError` where there is none."""
+        labels = sorted({example.label for example in examples if example.label is not None})
+        if not labels:
+            raise BertJaxError("the training examples have no labels: there is nothing to learn")
+        return tuple(labels)
 
     def encode(self, example: RelationExample) -> list[Row]:
         """One row; `entity_positions` (2,) are the places of the opening markers."""
