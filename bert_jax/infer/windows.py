@@ -1,14 +1,10 @@
 """Texts and pairs of any length → rows the model can take: as they are, cut, or in overlapping windows.
 
-The rule of windows: they are as long as the limit allows, each begins `stride` tokens after the one before, and the
-last ends with the text (it begins earlier than its turn, so that it is full too). Every token is kept in exactly one
-window: the one where it stands farthest from an edge that is not an end of the text, the earlier of two equal ones.
-[CLS] is kept in the first window, the last [SEP] in the last. A text that fits is one window, and nothing changes.
+The rule of windows stands in `bert_jax.text.windows`; [CLS] is kept in the first window, the last [SEP] in the last.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -17,18 +13,10 @@ from bert_jax.errors import BertJaxError
 from bert_jax.infer.batching import Answer, Encoded
 from bert_jax.text.cutting import cut_pair
 from bert_jax.text.tokenizer import Tokenizer
+from bert_jax.text.windows import Window, windows
 
 Text = str | tuple[str, str]
 """A text, or a pair of texts (a, b)."""
-
-
-class Window(NamedTuple):
-    """Tokens `begin` to `end` of the text make up one row; of that row, [CLS] being 0, `first` to `past` are kept."""
-
-    begin: int
-    end: int
-    first: int
-    past: int
 
 
 class Piece(NamedTuple):
@@ -103,19 +91,6 @@ class Fit:
         """One warning when inputs were cut; called once, after the last."""
         if self.cut:
             warn(f"{self.cut} of {self.inputs} inputs were longer than {self.limit} tokens and were cut")
-
-
-def windows(count: int, width: int, stride: int) -> list[Window]:
-    """The windows of a text of `count` > `width` tokens, by the rule of this module."""
-    begins = [*range(0, count - width, stride), count - width]
-    # Between neighbours the border is where a token is as far from the one's end as from the other's beginning.
-    borders = [0, *((before + width + after - 1) // 2 + 1 for before, after in itertools.pairwise(begins))]
-    found = []
-    for index, begin in enumerate(begins):
-        first = borders[index] - begin + 1 if index else 0
-        past = borders[index + 1] - begin + 1 if index + 1 < len(begins) else width + 2
-        found.append(Window(begin, begin + width, first, past))
-    return found
 
 
 def rows_of(tokenizer: Tokenizer, a: list[int], b: list[int] | None, found: list[Window], source: Any) -> list[Encoded]:

@@ -6,9 +6,22 @@ import difflib
 
 from bert_jax.errors import BertJaxError
 from bert_jax.tasks import metrics
+from bert_jax.tasks.chinese_answer_metric import chinese_scores
+from bert_jax.tasks.choices import read_choices
 from bert_jax.tasks.classification import Classification, FirstToken, MultiLabel, Regression
+from bert_jax.tasks.conll import read_columns
+from bert_jax.tasks.entities import entity_scores
 from bert_jax.tasks.glue import LAYOUTS, read_classes, read_label_sets, read_scores, reader_of
+from bert_jax.tasks.multiple_choice import MultipleChoice, choice_accuracy
+from bert_jax.tasks.pointers import Pointers, span_scores
+from bert_jax.tasks.question_answering import QuestionAnswering
+from bert_jax.tasks.relation import Relation, relation_scores
+from bert_jax.tasks.relation_files import SEMEVAL_LABELS, read_relations
 from bert_jax.tasks.similarity import Similarity, read_similar, similarities
+from bert_jax.tasks.span_files import read_spans, read_tagged_spans
+from bert_jax.tasks.squad import read_squad
+from bert_jax.tasks.squad_metric import squad_scores
+from bert_jax.tasks.tagging import Tagging
 from bert_jax.tasks.task import Form, Metric, Reader, Task
 
 FORMS: dict[str, type[Form]] = {
@@ -16,6 +29,11 @@ FORMS: dict[str, type[Form]] = {
     "first_token": FirstToken,
     "regression": Regression,
     "multi_label": MultiLabel,
+    "tagging": Tagging,
+    "relation": Relation,
+    "pointers": Pointers,
+    "question_answering": QuestionAnswering,
+    "multiple_choice": MultipleChoice,
     "similarity": Similarity,
 }
 
@@ -38,7 +56,8 @@ TASKS: dict[str, Task] = {
         _task("classification", "classification", read_classes, metrics.classes, "accuracy"),
         _task("regression", "regression", read_scores, metrics.correlations, "spearman"),
         _task("multi_label", "multi_label", read_label_sets, metrics.label_sets, "micro_f1"),
-        _task("similarity", "similarity", read_similar, similarities, "score"),
+        _task("similarity", "similarity", read_similar, similarities, "spearman"),
+        _task("retrieval", "similarity", read_similar, similarities, "recall_at_1"),
         _published("cola", metrics.acceptability, "matthews"),
         _published("sst2", metrics.correct, "accuracy"),
         _published("mrpc", metrics.accuracy_and_f1("equivalent"), "f1"),
@@ -50,6 +69,17 @@ TASKS: dict[str, Task] = {
         _published("wnli", metrics.correct, "accuracy"),
         _published("chnsenticorp", metrics.correct, "accuracy"),
         _published("lcqmc", metrics.correct, "accuracy"),
+        _task("ner", "tagging", read_columns, entity_scores, "f1"),
+        _task("span_tagging", "tagging", read_tagged_spans, entity_scores, "f1"),
+        _task("spans", "pointers", read_spans, span_scores, "f1"),
+        _task("relation", "relation", read_relations, relation_scores, "macro_f1"),
+        _task("semeval", "relation", read_relations, relation_scores, "macro_f1", SEMEVAL_LABELS),
+        _task("squad1", "question_answering", read_squad, squad_scores, "f1"),
+        _task("squad2", "question_answering", read_squad, squad_scores, "f1"),
+        _task("cmrc", "question_answering", read_squad, chinese_scores, "average"),
+        _task("drcd", "question_answering", read_squad, chinese_scores, "average"),
+        _task("swag", "multiple_choice", read_choices, choice_accuracy, "accuracy"),
+        _task("codah", "multiple_choice", read_choices, choice_accuracy, "accuracy"),
     )
 }
 

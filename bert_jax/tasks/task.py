@@ -47,6 +47,8 @@ class TaggedExample(Example):
     """Words with one tag each (`B-LOC`, `O`). `text` and `offsets` (first, past of each word) where it was a text.
 
     `document`: equal for the sentences of one document, in order, for those who use their neighbours as context.
+    These are in `sentences`, the words of all sentences of the document (one object shared by them), `number` being
+    the place of this one among them.
     """
 
     words: tuple[str, ...]
@@ -54,6 +56,8 @@ class TaggedExample(Example):
     text: str | None = None
     offsets: tuple[tuple[int, int], ...] | None = None
     document: int = 0
+    sentences: Sequence[tuple[str, ...]] = field(default=(), repr=False, compare=False)
+    number: int = field(default=0, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
