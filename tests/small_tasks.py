@@ -16,12 +16,13 @@ FILLING = ("the", "a", "sat", "ran", "on", "mat", "road", "it", "was", "tired", 
 
 
 def animal_sentences(count: int, seed: int = 0) -> list[tuple[str, str]]:
-    """(text, animal) pairs of 3 to 14 words; the animal comes first."""
+    """(text, animal) pairs of 3 to 14 words."""
     random = np.random.default_rng(seed)
     found = []
     for _ in range(count):
         animal = ANIMALS[random.integers(2)]
-        words = [animal, *random.choice(FILLING, random.integers(2, 14))]
+        words = list(random.choice(FILLING, random.integers(2, 14)))
+        words.insert(int(random.integers(len(words) + 1)), animal)
         found.append((" ".join(words), animal))
     return found
 
@@ -52,7 +53,7 @@ def animal_config(folder: Path, train: int = 96, **finetune: Any) -> FinetuneCon
             dev=(str(write_animals(folder / "dev.tsv", 40, seed=1)),),
         ),
         finetune=Finetune(**own),
-        optimizer=Optimizer(name="adamw", learning_rate=5e-3, warmup=0.1, decay_from="warmup"),
+        optimizer=Optimizer(name="adamw", learning_rate=2e-2, warmup=0.1, decay_from="warmup"),
         evaluate=Scoring(every=12),
         checkpoint=Checkpoint(every=12, keep=1),
         log=Log(every=6, tensorboard=False),
