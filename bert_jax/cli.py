@@ -25,7 +25,7 @@ DISTRIBUTED = ("pretrain", "finetune", "evaluate")
 # First arguments of what runs a model; to the others, all of small objects, huge pages are a burden.
 COMPUTING = (["pretrain"], ["finetune"], ["evaluate"], ["predict"], ["bench", "train"], ["bench", "predict"])
 # Those whose programs are kept from one run to the next: here compiling is most of the time to the first answer.
-CACHED = (["predict"], ["bench", "predict"])
+CACHED = (["finetune"], ["predict"], ["bench", "predict"])
 COMMANDS = (
     "vocab",
     "prepare",
