@@ -312,7 +312,20 @@ def load(model: str | os.PathLike[str], *, cased: bool | None = None, devices: i
 
 
 def predict(
-    task: Literal["fill-mask", "next-sentence", "embed", "features", "attention", "senses"],
+    task: Literal[
+        "fill-mask",
+        "next-sentence",
+        "embed",
+        "features",
+        "attention",
+        "senses",
+        "classify",
+        "tag",
+        "relate",
+        "extract",
+        "answer",
+        "choose",
+    ],
     model: str,
     texts: tuple[str, ...] = (),
     /,
@@ -327,6 +340,8 @@ def predict(
     join: Literal["concat", "sum", "mean"] | None = None,
     words: bool = False,
     word: str | None = None,
+    context: str | None = None,
+    choices: tuple[str, ...] | None = None,
     truncate: bool = False,
     window: int | None = None,
     max_length: int | None = None,
@@ -340,8 +355,10 @@ def predict(
 
     Args:
         task: fill-mask (text with [MASK]), next-sentence (text with [SEP] between the two sentences), embed (a vector
-            per text), features (a vector per token), attention (what each token looks at, in every layer and head) or
-            senses (sentences that use one word).
+            per text), features (a vector per token), attention (what each token looks at, in every layer and head),
+            senses (sentences that use one word); of fine-tuned models classify (texts or pairs), tag (words), relate
+            (texts with <e1>…</e1> and <e2>…</e2>), extract (spans), answer (questions, with --context or as
+            {"question": …, "context": …}), choose (beginnings, with --choices or as {"context": …, "choices": […]}).
         model: MODEL: a run (RUN, RUN@1000), a Hugging Face directory, hf:ORG/NAME, a TF1 checkpoint or its zip.
         texts: The texts; without any, and without --input, lines from stdin.
         top_k: How many pieces for each mask, for fill-mask (default: 5).
@@ -356,6 +373,8 @@ def predict(
         join: How several layers become one vector, for features (default: concat).
         words: One vector per word instead of one per token, for features.
         word: The word whose senses are compared, for senses; every sentence must hold it.
+        context: The text in which the answers to all questions are looked for, for answer.
+        choices: The endings to choose from, for choose.
         truncate: Cut what is longer than the limit, for all tasks but senses (default: an error); pairs lose from the
             longer side, and fill-mask keeps the part around its masks.
         window: Slide over what is longer than the limit, each window this many tokens after the one before, for embed
@@ -370,17 +389,17 @@ def predict(
         encoding_errors: What to do with bytes on stdin that are not UTF-8.
     """
     from bert_jax.infer.batching import LIVE_WINDOW
-    from bert_jax.infer.verbs import VERBS, answer_lines, check_out, inputs_of_file, options_of
+    from bert_jax.infer.verbs import answer_lines, check_out, inputs_of_file, options_of
 
     given = {"top_k": top_k, "candidates": candidates, "pooling": pooling, "normalize": normalize, "layers": layers}
-    given |= {"heads": heads, "prompt": prompt}
+    given |= {"heads": heads, "prompt": prompt, "context": context, "choices": choices}
     given |= {"join": join, "words": words or None, "word": word, "truncate": truncate or None}
     options = options_of(task, given | {"window": window, "max_length": max_length})
     check_out(task, out)
     if texts and input is not None:
         raise UsageError("give texts or --input, not both")
     if input is not None:
-        inputs: Iterable[Any] = inputs_of_file(input, VERBS[task].label)
+        inputs: Iterable[Any] = inputs_of_file(input, task)
     else:
         inputs = texts or lines_of_stdin(encoding_errors)
     bert = load(model, cased=cased, devices=devices)

@@ -12,18 +12,22 @@ import pytest
 from bert_jax import config_files
 from bert_jax.config import Config, Data, Optimizer, Phase, Train
 from bert_jax.errors import BertJaxError, UsageError
+from bert_jax.finetune_config import FinetuneConfig
 
 HEAD = "from bert_jax import Config, Train\n"
 
 
 @pytest.mark.parametrize("name", config_files.shipped_configs())
 def test_shipped_configs_load_and_survive_json(name: str) -> None:
-    config = config_files.load_config(name)
+    command, kind = ("finetune", FinetuneConfig) if name.startswith("finetune_") else ("pretrain", Config)
+    config = config_files.load_config(name, kind)
     stored = json.loads(json.dumps(config_files.to_dict(config)))
-    assert config_files.from_dict(stored) == config
+    assert config_files.from_dict(stored, kind) == config
     documentation = config_files.find_config(name).read_text("utf-8")
     assert documentation.startswith('"""')
-    assert "bert-jax pretrain" in documentation
+    assert f"bert-jax {command} {name} --run " in documentation
+    with pytest.raises(BertJaxError, match=f"configuration is for {command}, not for"):
+        config_files.load_config(name, Config if kind is FinetuneConfig else FinetuneConfig)
 
 
 def test_missing_config_names_the_shipped_ones() -> None:

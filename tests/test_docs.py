@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from minilm import minilm_directory
 from small_models import small_run
+from small_tasks import small_start, write_animals
 
 import bert_jax
 
@@ -68,3 +69,17 @@ def test_the_onnx_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for row, answer in enumerate(features):
         found = names["vectors"][row, : len(answer["tokens"])]
         np.testing.assert_allclose(found, answer["vectors"], atol=2e-5)
+
+
+def test_a_task_of_your_own_is_twenty_lines_and_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    start = small_start(tmp_path / "base")
+    write_animals(tmp_path / "train.tsv", 120)
+    code = python_of("finetuning.md", "config")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    (tmp_path / "mine.py").write_text(code)
+    fast = ["--data.train", "train.tsv", "--optimizer.learning-rate", "2e-2", "--finetune.dropout", "0.0"]
+    shape = ["--task.length", "16", "--finetune.batch", "8", "--finetune.epochs", "6", "--finetune.buckets", "16"]
+    result = bert_jax.finetune("mine.py", run="runs/mine", init=start, overrides=fast + shape)
+    assert result["task"] == "mine" and result["best"]["accuracy"] > 0.8
+    assert bert_jax.load("runs/mine").classify("the cat sat")["label"] in ("cat", "dog")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
-
 from bert_jax.infer.batching import Encoded
+from bert_jax.infer.by_form import decoded, parts_of
 from bert_jax.infer.windows import Fit, Text, as_answer, sides
 from bert_jax.tasks.classification import TextForm
 from bert_jax.tasks.task import TextExample
@@ -42,25 +40,9 @@ def classify(
     fit = Fit(limit, positions, truncate, slides=False)
     if limit != form.options.length:
         form = type(form)(form.tokenizer, form.labels, dataclasses.replace(form.options, length=limit))
-    predict = bert.compiled(("classify", form.head), lambda: _make_predict(bert, form))
-
-    def compute(batch: dict[str, Any], items: list[Encoded]) -> list[dict[str, Any]]:
-        outputs = {name: np.asarray(array) for name, array in predict(bert.params, batch).items()}
-        return [
-            as_answer(item.source[0].a, item.source[0].b)
-            | form.decode(item.source[0], [item.source[1]], [{name: array[row] for name, array in outputs.items()}])
-            for row, item in enumerate(items)
-        ]
-
-    yield from bert.answers(_encode(inputs, form, fit), compute)
+    for example, prediction in decoded(bert, form, _encode(inputs, form, fit)):
+        yield as_answer(example.a, example.b) | prediction
     fit.report()
-
-
-def _make_predict(bert: Bert, form: TextForm) -> Callable[..., dict[str, jax.Array]]:
-    def predict(params: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return form.answers(bert.apply(batch, params), batch)
-
-    return predict
 
 
 def _encode(inputs: Iterable[Text], form: TextForm, fit: Fit) -> Iterator[Encoded]:
@@ -71,4 +53,4 @@ def _encode(inputs: Iterable[Text], form: TextForm, fit: Fit) -> Iterator[Encode
         first, second = form.ids_of(example)
         fit.fit(len(first), None if second is None else len(second), name)
         row = form.row_of(first, second, {})
-        yield Encoded(list(row.ids[0]), list(row.segments[0]), source=(example, row))
+        yield from parts_of(example, [row])

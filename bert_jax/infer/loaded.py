@@ -22,13 +22,14 @@ from bert_jax.infer.fill_mask import fill_masks
 from bert_jax.infer.next_sentence import Pair, next_sentences
 from bert_jax.infer.placing import Placing, prediction_devices
 from bert_jax.infer.senses import Labelled, senses
+from bert_jax.infer.task_verbs import TaskVerbs
 from bert_jax.infer.windows import Text
 from bert_jax.model import bert as model_room
 from bert_jax.model.dropout import Dropout
 from bert_jax.text.tokenizer import Tokenizer
 
 
-class Bert:
+class Bert(TaskVerbs):
     """A model with its tokenizer: verbs for people, `apply` for programs.
 
     Attributes: `config` (BertConfig), `params` (nested dict of float32 arrays, paths as in a checkpoint), `module`

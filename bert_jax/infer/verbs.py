@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.files import atomic_writer, clear_errors, require_writable, to_json
+from bert_jax.infer.answer import answers
 from bert_jax.infer.attention import attention_answers
 from bert_jax.infer.attention_page import write_page
 from bert_jax.infer.attention_picture import write_picture
+from bert_jax.infer.by_form import form_of
+from bert_jax.infer.choose import choose
+from bert_jax.infer.classify import classify
 from bert_jax.infer.embed import embeddings
+from bert_jax.infer.extract import extracts
 from bert_jax.infer.features import token_features
 from bert_jax.infer.fill_mask import fill_masks
 from bert_jax.infer.next_sentence import next_sentences
+from bert_jax.infer.relate import relations
 from bert_jax.infer.senses import Labelled, senses
 from bert_jax.infer.senses_picture import write_picture as write_senses
+from bert_jax.infer.tag import tags
+from bert_jax.infer.task_verbs import CLASSIFIES
 from bert_jax.infer.vectors_file import write_embeddings, write_features
 
 if TYPE_CHECKING:
@@ -44,6 +52,10 @@ class Verb(NamedTuple):
     """Those of `options` without which there is no answer."""
     label: str | None = None
     """Field of an --input object that goes with its text: inputs of such objects are `Labelled`."""
+    forms: tuple[str, ...] = ()
+    """Rows of `tasks.table.FORMS`, of which the model must have been fine-tuned with one; `answer` is given it."""
+    objects: bool = False
+    """Whether inputs may be JSON objects of their own fields, which `answer` reads."""
 
 
 LONG = ("truncate", "window", "max_length")
@@ -56,6 +68,12 @@ VERBS: dict[str, Verb] = {
     "attention": Verb(
         attention_answers, ("layers", "heads", "truncate"), pages={".html": write_page, ".png": write_picture}
     ),
+    "classify": Verb(classify, ("truncate", "max_length"), forms=CLASSIFIES),
+    "tag": Verb(tags, (), forms=("tagging",)),
+    "relate": Verb(relations, (), forms=("relation",), objects=True),
+    "extract": Verb(extracts, (), forms=("pointers",)),
+    "answer": Verb(answers, ("context",), forms=("question_answering",), objects=True),
+    "choose": Verb(choose, ("choices",), forms=("multiple_choice",), objects=True),
     "senses": Verb(senses, ("word",), {".png": write_senses}, required=("word",), label="sense"),
 }
 
@@ -101,27 +119,43 @@ def check_out(task: str, out: str | None) -> None:
 def answer_lines(bert: Bert, task: str, inputs: Iterable[Input], options: Mapping[str, Any], out: str | None) -> Any:
     """Answers to `inputs` as lines of JSON, or written to `out`, whole or not at all, and no lines (but for `features`
     as .npy, whose lines say which rows are whose; its file is there once they are taken)."""
-    page = VERBS[task].pages.get(Path(out).suffix) if out is not None else None
+    verb = VERBS[task]
+    if verb.forms:
+        options = {**options, "form": form_of(bert, verb.forms, f"{task} (predict {task})")}
+    if verb.objects:
+        inputs = map(_object_of, inputs)
+    page = verb.pages.get(Path(out).suffix) if out is not None else None
     if out is not None and page is not None:
         page(bert, inputs, Path(out), **options)
         return iter(())
-    answers = VERBS[task].answer(bert, inputs, **options)
+    found = verb.answer(bert, inputs, **options)
     if out is None:
-        return (to_json(answer) for answer in answers)
-    writer = VERBS[task].writers.get(Path(out).suffix)
+        return (to_json(answer) for answer in found)
+    writer = verb.writers.get(Path(out).suffix)
     if writer is not None:
-        lines = writer(answers, Path(out))
+        lines = writer(found, Path(out))
         return iter(()) if lines is None else (to_json(line) for line in lines)
     with atomic_writer(out, "w") as file:
-        for answer in answers:
+        for answer in found:
             file.write(to_json(answer) + "\n")
     return iter(())
 
 
-def inputs_of_file(spec: str, label: str | None = None) -> Iterator[Input]:
-    """Inputs from `FILE.jsonl[:field]`: each line a text, a pair [a, b], or an object with `text`, or `a` and `b`.
+def _object_of(text: Input) -> Input:
+    """A text that is a JSON object as that object, anything else as it is."""
+    if not isinstance(text, str) or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
-    With a field, that field of each object; with `label`, an object's text comes with what it has in that field.
+
+def inputs_of_file(spec: str, task: str) -> Iterator[Input]:
+    """Inputs of `task` from `FILE.jsonl[:field]`: each line a text, a pair [a, b], or an object with `text`, or `a` and
+    `b`; for tasks that read objects of their own fields, the object.
+
+    With a field, that field of each object; where the task takes labels, an object's text comes with its own.
     Errors: `BertJaxError` naming file and line.
     """
     name, _, field = spec.rpartition(":") if not Path(spec).exists() and ":" in spec else (spec, "", "")
@@ -132,15 +166,18 @@ def inputs_of_file(spec: str, label: str | None = None) -> Iterator[Input]:
             except UnicodeDecodeError as error:
                 raise BertJaxError(f"{name}, line {number} is not UTF-8 at byte {error.start}: save it so") from error
             if line.strip():
-                yield _input_of(line, field, label, f"{name}, line {number}")
+                yield _input_of(line, field, VERBS[task], f"{name}, line {number}")
 
 
-def _input_of(line: str, field: str, label: str | None, place: str) -> Input:
+def _input_of(line: str, field: str, verb: Verb, place: str) -> Input:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise BertJaxError(f"{place} is not JSON: {error}") from error
     found: Any = value
+    label = verb.label
+    if verb.objects and not field and isinstance(value, Mapping):
+        return value
     if isinstance(value, Mapping):
         found = value.get(field or "text")
         if not field and found is None and "a" in value and "b" in value:

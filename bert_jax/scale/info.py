@@ -13,9 +13,10 @@ import jax
 
 from bert_jax.bert_config import BertConfig
 from bert_jax.config import Config
-from bert_jax.config_files import find_config, load_config, similar_config
+from bert_jax.config_files import bound_names, find_config, load_config, similar_config, to_dict
 from bert_jax.data.store import load_store
 from bert_jax.errors import UsageError
+from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.formats.model import heads_of_objective, open_model
 from bert_jax.model.bert import PRETRAINING_HEADS, abstract_parameters, make_model
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
@@ -29,7 +30,8 @@ def info(what: str | os.PathLike[str], verify: bool = False) -> dict[str, Any]:
     """Describe a MODEL, a CONFIG (path or shipped name) or a token store, as JSON values.
 
     A model or configuration: `parameters` by part (`encoder_total` is embeddings, layers and pooler, without heads),
-    `model` (its BertConfig), `heads`, `vocabulary`, `step`, `provenance`. A store: its counts, tokenizer and
+    `model` (its BertConfig), `heads`, `vocabulary`, `step`, `provenance`, of a fine-tuned one `task`; of a fine-tuning
+    configuration its sections. A store: its counts, tokenizer and
     fingerprint; `verify` compares the checksums of its files. Errors: `BertJaxError` when it is none of these, or when
     a file was altered.
     """
@@ -68,11 +70,19 @@ def store_info(path: Path) -> dict[str, Any]:
 def config_info(name_or_path: str) -> dict[str, Any]:
     """A CONFIG: the model it describes, and what it would train on for how long."""
     path = find_config(name_or_path)
+    if isinstance(bound_names(path).get("config"), FinetuneConfig):
+        return {
+            "kind": "config",
+            "path": str(path),
+            "command": "finetune",
+            **to_dict(load_config(path, FinetuneConfig)),
+        }
     config = load_config(path)
     known = config.train.steps is not None
     return {
         "kind": "config",
         "path": str(path),
+        "command": "pretrain",
         **shape_info(_with_config_vocabulary(config), heads_of_objective(config.train.objective)),
         "vocabulary": None,
         "phases": [dataclasses.asdict(phase) for phase in config.phases] if known else None,
@@ -106,6 +116,8 @@ def model_info(spec: str) -> dict[str, Any]:
         run = open_run(model.path)
         described["steps_saved"] = list(step_directories(run.checkpoints))
         described["total_steps"] = run.config.total_steps
+    if model.task is not None:
+        described["task"] = dataclasses.asdict(model.task)
     if model.pooling is not None:
         described["pooling"] = dataclasses.asdict(model.pooling)
     if model.report is not None:

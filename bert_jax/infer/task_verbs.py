@@ -1,0 +1,82 @@
+"""The verbs of fine-tuned models, as methods of what `bert_jax.load` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bert_jax.infer.answer import Asked, answers
+from bert_jax.infer.by_form import form_of
+from bert_jax.infer.choose import Offered, choose
+from bert_jax.infer.classify import classify
+from bert_jax.infer.extract import extracts
+from bert_jax.infer.relate import relations
+from bert_jax.infer.tag import tags
+from bert_jax.infer.windows import Text
+
+Answer = dict[str, Any]
+CLASSIFIES = ("classification", "regression", "multi_label", "first_token")
+
+
+class TaskVerbs:
+    """One answer for one input, a list for several. Errors: `BertJaxError` for a model fine-tuned for another task."""
+
+    def classify(
+        self, texts: Text | Iterable[Text], truncate: bool = False, max_length: int | None = None
+    ) -> Answer | list[Answer]:
+        """The label of a text or a pair (a tuple) and all probabilities; a score for a regression.
+
+        See `bert_jax.infer.classify.classify`, which streams.
+        """
+        form = form_of(self, CLASSIFIES, "classify texts")  # type: ignore[arg-type]
+        if isinstance(texts, str | tuple):
+            return next(classify(self, [texts], form, truncate, max_length))  # type: ignore[arg-type]
+        return list(classify(self, texts, form, truncate, max_length))  # type: ignore[arg-type]
+
+    def tag(self, texts: str | Iterable[str]) -> Answer | list[Answer]:
+        """A tag for every word, and the entities with their characters. See `bert_jax.infer.tag.tags`."""
+        form = form_of(self, ("tagging",), "tag words")  # type: ignore[arg-type]
+        if isinstance(texts, str):
+            return next(tags(self, [texts], form))  # type: ignore[arg-type]
+        return list(tags(self, texts, form))  # type: ignore[arg-type]
+
+    def relate(self, texts: str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]]) -> Answer | list[Answer]:
+        """The relation between two entities marked `<e1>…</e1>` and `<e2>…</e2>`.
+
+        See `bert_jax.infer.relate.relations`.
+        """
+        form = form_of(self, ("relation",), "relate entities")  # type: ignore[arg-type]
+        if isinstance(texts, str | Mapping):
+            return next(relations(self, [texts], form))  # type: ignore[arg-type]
+        return list(relations(self, texts, form))  # type: ignore[arg-type]
+
+    def extract(self, texts: str | Iterable[str]) -> Answer | list[Answer]:
+        """The spans of a text, with their kinds and characters. See `bert_jax.infer.extract.extracts`."""
+        form = form_of(self, ("pointers",), "extract spans")  # type: ignore[arg-type]
+        if isinstance(texts, str):
+            return next(extracts(self, [texts], form))  # type: ignore[arg-type]
+        return list(extracts(self, texts, form))  # type: ignore[arg-type]
+
+    def answer(
+        self, questions: str | Asked | Iterable[str | Asked], context: str | None = None
+    ) -> Answer | list[Answer]:
+        """The answer to a question in its context: `bert.answer("Who …?", context="…")`, or a pair (question, context).
+
+        See `bert_jax.infer.answer.answers`.
+        """
+        form = form_of(self, ("question_answering",), "answer questions")  # type: ignore[arg-type]
+        if isinstance(questions, str | tuple | Mapping):
+            return next(answers(self, [questions], form, context))  # type: ignore[arg-type]
+        return list(answers(self, questions, form, context))  # type: ignore[arg-type]
+
+    def choose(
+        self, contexts: Offered | Iterable[Offered], choices: Sequence[str] | None = None
+    ) -> Answer | list[Answer]:
+        """The best of several endings: `bert.choose("It began to rain. She", choices=["opened …", "sold …"])`.
+
+        See `bert_jax.infer.choose.choose`.
+        """
+        form = form_of(self, ("multiple_choice",), "choose")  # type: ignore[arg-type]
+        if isinstance(contexts, str | tuple | Mapping):
+            return next(choose(self, [contexts], form, choices))  # type: ignore[arg-type]
+        return list(choose(self, contexts, form, choices))  # type: ignore[arg-type]
