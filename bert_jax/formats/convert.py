@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.console import log, warn
-from bert_jax.errors import UsageError
+from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.files import make_directory, require_absent, require_writable
-from bert_jax.formats.hugging_face import save_tokenizer, write_model_directory
+from bert_jax.formats.hugging_face import CLASSES, save_tokenizer, write_model_directory
 from bert_jax.formats.model import LoadedModel, load_model, pads
 from bert_jax.formats.stablehlo import write_stablehlo
 
@@ -35,9 +35,18 @@ def convert(model: str, out: str, to: str, cased: bool | None = None) -> dict[st
 
 
 def _to_hugging_face(loaded: LoadedModel, folder: Path) -> dict[str, Any]:
+    unknown = [head for head in loaded.heads if not any(head in heads for heads in CLASSES.values())]
+    if unknown:
+        raise BertJaxError(
+            f"{loaded.path} has the head {', '.join(unknown)}, which no class of transformers has: convert it with "
+            "--to stablehlo"
+        )
     loaded = _without_padding(loaded)
+    config = loaded.config
+    if loaded.task is not None and loaded.task.form in _PROBLEMS:
+        config = dataclasses.replace(config, extra={**config.extra, "problem_type": _PROBLEMS[loaded.task.form]})
     name, report = write_model_directory(
-        folder, loaded.config, loaded.params, loaded.heads, labels=loaded.labels, pooling=loaded.pooling
+        folder, config, loaded.params, loaded.heads, labels=loaded.labels, pooling=loaded.pooling
     )
     save_tokenizer(folder, loaded.tokenizer, loaded.config.max_position_embeddings)
     activation = loaded.config.to_dict("huggingface")["hidden_act"]
@@ -70,6 +79,13 @@ def _without_padding(loaded: LoadedModel) -> LoadedModel:
     config = dataclasses.replace(loaded.config, vocab_size=entries)
     return dataclasses.replace(loaded, config=config, params=params)
 
+
+_PROBLEMS = {
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+"""What transformers calls the forms that share its class for whole texts."""
 
 FORMATS: dict[str, Callable[[LoadedModel, Path], dict[str, Any]]] = {
     "hf": _to_hugging_face,

@@ -8,7 +8,7 @@ table, for CPU, CUDA and TPU), `model.safetensors` (the parameters, its first ar
     from safetensors.numpy import load_file
 
     program = export.deserialize(bytearray(Path("OUT/model.stablehlo").read_bytes()))
-    batch = {"input_ids": ids, "input_mask": mask, "segment_ids": segments}  # int32 (B, T)
+    batch = {"input_ids": ids, "input_mask": mask, "segment_ids": segments}  # int32 (B, T), see signature.json
     outputs = jax.jit(program.call)(load_file("OUT/model.safetensors"), batch)
 """
 
@@ -46,6 +46,8 @@ def write_stablehlo(
     longest = config.max_position_embeddings
     shape = export.symbolic_shape("batch, length", constraints=["batch >= 1", "length >= 1", f"length <= {longest}"])
     batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in INPUTS}
+    if "relation" in heads:
+        batch["entity_positions"] = jax.ShapeDtypeStruct((shape[0], 2), jnp.int32)
     abstract = {path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in leaves.items()}
     exported = export.export(jax.jit(program), platforms=PLATFORMS)(abstract, batch)
     with atomic_writer(folder / "model.stablehlo") as file:
@@ -54,7 +56,10 @@ def write_stablehlo(
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     signature = {
         "platforms": list(PLATFORMS),
-        "inputs": {name: {"shape": ["batch", "length"], "dtype": "int32"} for name in INPUTS},
+        "inputs": {
+            name: {"shape": [size if isinstance(size, int) else str(size) for size in array.shape], "dtype": "int32"}
+            for name, array in batch.items()
+        },
         "longest": longest,
         "outputs": {
             name: {"shape": [size if isinstance(size, int) else str(size) for size in value.shape], "dtype": "float32"}
