@@ -286,6 +286,14 @@ def test_long_texts_are_cut_to_a_line() -> None:
     assert "«here»" in around(text, [(2000, 2004)]) and len(around(text, [(2000, 2004)])) < 200
 
 
+def test_what_is_marked_is_shown_however_far_or_long() -> None:
+    assert around("one two three", [(4, 7)]) == "one «two» three"
+    assert around("one two three", [(4, 7), (4, 13), (8, 13)]) == "one «two» «three»"
+    assert around("ab cd ef gh ij kl mn", [(12, 14)], 10) == "… gh «ij» kl mn"
+    assert around("x " * 200, [(0, 399)], 20).startswith("«x x x x x x x x x …»")
+    assert around("nothing here", []) == "nothing here" and around("", []) == ""
+
+
 def test_members_and_the_degenerate_among_them() -> None:
     members = {
         "seed-0": {"step": 8, "accuracy": 0.5, "macro_f1": None, "degenerate": "the same prediction | for all"},

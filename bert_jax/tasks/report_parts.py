@@ -101,7 +101,7 @@ def cut(text: str, most: int = LINE) -> str:
         return line
     kept = line[: most - 2]
     before = kept if line[most - 2] == " " else kept.rpartition(" ")[0]
-    return (before if len(before) > most // 2 else kept).rstrip() + " …"
+    return (before if len(before) > most // 3 else kept).rstrip() + " …"
 
 
 def around(text: str, marks: Iterable[tuple[int, int]], most: int = LINE) -> str:
@@ -110,13 +110,16 @@ def around(text: str, marks: Iterable[tuple[int, int]], most: int = LINE) -> str
     for first, past in sorted(marks):
         if not kept or first >= kept[-1][1]:
             kept.append((first, past))
-    middle = kept[0][0] if kept else 0
-    begin = max(0, middle - most // 2) if len(text) > most else 0
+    begin = 0
+    if kept and len(text) > most and kept[0][0] > most // 2:
+        begin = kept[0][0] - most // 2
+        blank = text.find(" ", begin, kept[0][0])
+        begin = blank + 1 if blank >= 0 else begin
     shown, last = ("… " if begin else ""), begin
     for first, past in kept:
-        if past - begin > most:
+        if last > begin and past - begin > most:
             break
-        shown += f"{text[last:first]}«{text[first:past]}»"
+        shown += f"{text[last:first]}«{cut(text[first:past], most)}»"
         last = past
     rest = text[last:]
     return plain(shown) + (" " if rest[:1].isspace() else "") + cut(rest, max(20, most - (last - begin)))
