@@ -5,6 +5,7 @@ run.json                 as of every run, with the facts of the task: labels, op
 models/LABEL.safetensors the best parameters of each member (see train/best.py)
 groups/LABEL/            a run directory of its own for each group of members, where not all fit into one program
 predictions/dev.jsonl    what the best model says of the dev set (and of the test set)
+report.md, report.png    how well it does, where it goes wrong, and its worst mistakes (see tasks/report.py)
 ```
 
 A *member* is one seed with one learning rate. Members are trained side by side, or in groups one after the other.
@@ -25,7 +26,7 @@ import numpy as np
 from bert_jax.bert_config import BertConfig
 from bert_jax.config import Train
 from bert_jax.config_files import bound_names, find_config, load_config, override, to_dict
-from bert_jax.console import log
+from bert_jax.console import log, warn
 from bert_jax.errors import BertJaxError
 from bert_jax.files import atomic_writer, require_absent, to_json
 from bert_jax.finetune_config import FinetuneConfig
@@ -34,8 +35,10 @@ from bert_jax.model.bert import abstract_parameters, make_model
 from bert_jax.model.flops import peak_flops, training_flops
 from bert_jax.model.parameters import flatten, unflatten
 from bert_jax.tasks.batches import TrainingRows, bucket_lengths
+from bert_jax.tasks.degenerate import MAJORITY, degenerate, majority
 from bert_jax.tasks.examples import Split, encode_all, read_splits
 from bert_jax.tasks.predicting import PredictionRows
+from bert_jax.tasks.report import Trained, write_report
 from bert_jax.tasks.table import FORMS, find_task
 from bert_jax.tasks.task import Form, Prediction, Task
 from bert_jax.text.interface import Tokenizer
@@ -93,9 +96,9 @@ def finetune(
         stopped = bool(summary["stopped"])
         if stopped:
             break
-    found = {"run": str(run.path), "task": task.name, **summary, **member_scores(run, task)}
+    found = {"run": str(run.path), "task": task.name, **summary, **member_scores(run, task, material.dev.examples)}
     if not stopped:
-        found |= shop.predict_with_best(run, splits)
+        found |= shop.predict_with_best(run, splits, found)
     return found
 
 
@@ -285,7 +288,10 @@ class _Workshop:
         """The scores on the dev set: of one run, or the means over several and each one's own."""
         dev, members = self.material.dev, program.members
         found = dev.predictions(functools.partial(program.predict_step, params), self.batch, len(members))
-        scores = [self.task.metric(predictions, dev.examples) for predictions in found]
+        scores = [
+            {**self.task.metric(predictions, dev.examples), MAJORITY: majority(predictions, dev.examples)}
+            for predictions in found
+        ]
         if len(members) == 1:
             return dict(scores[0])
         line: dict[str, Any] = {}
@@ -295,13 +301,17 @@ class _Workshop:
             line |= {f"{name}_{member.label}": own[name] for member, own in zip(members, scores, strict=True)}
         return line
 
-    def predict_with_best(self, run: Run, splits: dict[str, Split]) -> dict[str, Any]:
-        """Write what the best model says of dev and test; the scores of both."""
+    def predict_with_best(self, run: Run, splits: dict[str, Split], found: dict[str, Any]) -> dict[str, Any]:
+        """Write what the best model says of dev and test, and the report of it; the scores of test.
+
+        `found`: what is known of the training, for the report.
+        """
         best = next(iter(best_models(run.path / "models")))
         program = self.program((Member(best, 0, 0.0),))
         params = program.place_params(read_best(run.path / "models", best))
         buckets = bucket_lengths(self.config.finetune.buckets, self.config.task.length)
         written: dict[str, Any] = {}
+        said: dict[str, list[Prediction]] = {}
         for name in ("dev", "test"):
             if name not in splits:
                 continue
@@ -309,11 +319,33 @@ class _Workshop:
             if name == "test":
                 rows = PredictionRows(*encode_all(splits[name], self.form, self.config.data), self.form, buckets)
             predictions = rows.predictions(functools.partial(program.predict_step, params), self.batch)[0]
+            said[name] = predictions
             write_predictions(run.path / "predictions" / f"{name}.jsonl", rows.examples, predictions)
             if name == "test" and all(has_label(example) for example in rows.examples):
                 scores = self.task.metric(predictions, rows.examples)
                 written |= {f"test_{key}": value for key, value in scores.items()}
+        if jax.process_index() == 0:
+            write_report(run.path, self._trained(run, splits, found | written), said["dev"], self.material.dev.examples)
         return written
+
+    def _trained(self, run: Run, splits: dict[str, Split], result: dict[str, Any]) -> Trained:
+        """What the report says of the training."""
+        own, options = self.config.finetune, self.config.task
+        sources = {"train": self.config.data.train, "dev": self.config.data.dev, "test": self.config.data.test}
+        data = {
+            name: f"{len(split.examples)} examples, {', '.join(sources[name]) or 'held out of train'}"
+            for name, split in splits.items()
+        }
+        rates = own.learning_rates or (self.config.optimizer.learning_rate,)
+        settings = {
+            "steps": f"{result['step']} of {own.steps}, {self.material.steps_per_epoch} in an epoch",
+            "batch": own.batch,
+            "length": options.length,
+            "learning rate": ", ".join(f"{rate:g}" for rate in rates),
+            "labels": len(self.form.labels) or None,
+        }
+        kept = {name: value for name, value in settings.items() if value is not None}
+        return Trained(self.task, str(run.initialized_from), data, kept, result)
 
 
 def _groups(
@@ -421,22 +453,29 @@ def _group_run(run: Run, group: Sequence[Member], shop: _Workshop) -> Run:
     return on_first_process(path, make)
 
 
-def member_scores(run: Run, task: Task) -> dict[str, Any]:
-    """What the members scored on dev at their best step: each, their mean and standard deviation, and the best."""
+def member_scores(run: Run, task: Task, dev: Sequence[Any]) -> dict[str, Any]:
+    """What the members scored on dev at their best step: each, their mean and standard deviation, and the best.
+
+    `degenerate` is why a member has learned nothing, None where it has.
+    """
     found = best_models(run.path / "models")
     if not found:
         return {}
     best = next(iter(found.values()))
+    failed = degenerate({label: model.scores for label, model in found.items()}, task, dev)
+    for label, reason in failed.items():
+        if reason is not None:
+            warn(f"{label} is degenerate: {reason}")
     scores = [model.score for model in found.values()]
     said: dict[str, Any] = {
         "score": task.score,
-        "best": {"member": best.label, "step": best.step, **best.scores},
+        "best": {"member": best.label, "step": best.step, **best.scores, "degenerate": failed[best.label]},
     }
     if len(run.facts["members"]) > 1:
         said["mean"] = statistics.fmean(scores)
         said["std"] = statistics.stdev(scores) if len(scores) > 1 else None
         said["members"] = {
-            label: {"step": found[label].step, **found[label].scores}
+            label: {"step": found[label].step, **found[label].scores, "degenerate": failed[label]}
             for label in run.facts["members"]
             if label in found
         }

@@ -52,6 +52,16 @@ def test_it_learns_and_says_what_it_did(whole: tuple[Path, dict[str, Any]]) -> N
     assert right == pytest.approx(result["best"]["accuracy"])
 
 
+def test_it_is_reported(whole: tuple[Path, dict[str, Any]]) -> None:
+    run, result = whole
+    page = (run / "report.md").read_text()
+    assert f"| accuracy | {result['best']['accuracy']:.4f} |" in page
+    wrong = round(40 * (1 - result["best"]["accuracy"]))
+    assert f"of {wrong} examples that are not wholly right" in page or wrong == 0
+    assert result["best"]["degenerate"] is None and result["best"]["majority"] < 1
+    assert any("eval_majority" in line for line in read_metrics(run / "metrics.jsonl"))
+
+
 def test_the_run_is_a_model(whole: tuple[Path, dict[str, Any]]) -> None:
     run, result = whole
     model = load_model(run)
@@ -116,6 +126,9 @@ def test_several_learning_rates(start: str, tmp_path: Path) -> None:
     assert set(result["members"]) == {"seed-0-lr-0.005", "seed-0-lr-1e-06"}
     fast, slow = (result["members"][label]["accuracy"] for label in ("seed-0-lr-0.005", "seed-0-lr-1e-06"))
     assert result["best"]["accuracy"] == max(fast, slow)
+    reason = "the same prediction for all 40 dev examples"
+    assert result["members"]["seed-0-lr-1e-06"]["degenerate"] == reason
+    assert f"degenerate: {reason}" in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_patience_ends_a_run_that_gets_no_better(start: str, tmp_path: Path) -> None:
