@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -13,6 +12,9 @@ from small_tasks import animal_config, small_start
 import bert_jax
 from bert_jax.errors import BertJaxError
 from bert_jax.formats.model import load_model
+from bert_jax.tasks.glue import read_classes
+from bert_jax.tasks.metrics import classes
+from bert_jax.tasks.task import Task
 from bert_jax.train.best import Course, write_best
 
 TEXTS = ["the cat sat", "a dog was tired .", "wet rain"]
@@ -78,25 +80,12 @@ def test_hugging_face_gets_the_labels(run: Path, tmp_path: Path) -> None:
 
 
 def test_heads_that_nobody_else_has_are_refused_before_anything_is_written(run: Path, tmp_path: Path) -> None:
-    path = run / "run.json"
-    values = json.loads(path.read_text())
-    other = run.parent / "other"
-    other.mkdir(exist_ok=True)
-    for name in ("tokenizer", "models"):
-        (other / name).symlink_to(run / name)
-    values["head"] = dataclasses.asdict(_Head())
-    values["facts"]["head"] = values.pop("head")
-    (other / "run.json").write_text(json.dumps(values))
+    task = Task(name="raw", head="first_token", read=read_classes, metric=classes, score="accuracy")
+    config = animal_config(tmp_path / "data", epochs=0.1)
+    bert_jax.finetune(config, run=str(tmp_path / "raw"), init=str(run), task=task)
     with pytest.raises(BertJaxError, match="has the head first_token, which no class of transformers has"):
-        bert_jax.convert(str(other), str(tmp_path / "out"))
+        bert_jax.convert(str(tmp_path / "raw"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
-
-
-@dataclasses.dataclass
-class _Head:
-    name: str = "first_token"
-    classes: int = 2
-    pooler: bool = False
 
 
 def test_a_run_that_has_scored_nothing_yet_is_no_model(tmp_path: Path, run: Path) -> None:

@@ -33,6 +33,7 @@ ROOMS = (
     "infer",
     "scale",
     "pretraining",
+    "finetuning",
     "commands",
     "cli",
     "__main__",

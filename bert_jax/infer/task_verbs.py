@@ -27,6 +27,14 @@ class TaskVerbs:
         """The label of a text or a pair (a tuple) and all probabilities; a score for a regression.
 
         See `bert_jax.infer.classify.classify`, which streams.
+
+        >>> answer = classifier.classify("the cat was happy")
+        >>> sorted(answer["probabilities"])
+        ['negative', 'positive']
+        >>> answer["probabilities"][answer["label"]] >= 0.5
+        True
+        >>> [answer["a"] for answer in classifier.classify([("a cat", "it ran"), ("a dog", "it sat")])]
+        ['a cat', 'a dog']
         """
         form = form_of(self, CLASSIFIES, "classify texts")  # type: ignore[arg-type]
         if isinstance(texts, str | tuple):
@@ -34,7 +42,14 @@ class TaskVerbs:
         return list(classify(self, texts, form, truncate, max_length))  # type: ignore[arg-type]
 
     def tag(self, texts: str | Iterable[str]) -> Answer | list[Answer]:
-        """A tag for every word, and the entities with their characters. See `bert_jax.infer.tag.tags`."""
+        """A tag for every word, and the entities with their characters. See `bert_jax.infer.tag.tags`.
+
+        >>> answer = tagger.tag("The cat ran.")
+        >>> answer["words"], len(answer["tags"])
+        (['The', 'cat', 'ran', '.'], 4)
+        >>> all(entity["kind"] == "PET" for entity in answer["entities"])
+        True
+        """
         form = form_of(self, ("tagging",), "tag words")  # type: ignore[arg-type]
         if isinstance(texts, str):
             return next(tags(self, [texts], form))  # type: ignore[arg-type]
@@ -44,6 +59,10 @@ class TaskVerbs:
         """The relation between two entities marked `<e1>…</e1>` and `<e2>…</e2>`.
 
         See `bert_jax.infer.relate.relations`.
+
+        >>> answer = relater.relate("The <e1>dog</e1> ran on the <e2>cat</e2>.")
+        >>> answer["text"], answer["first"], sorted(answer["probabilities"])
+        ('The dog ran on the cat.', [4, 7], ['Chases(e1,e2)', 'Other'])
         """
         form = form_of(self, ("relation",), "relate entities")  # type: ignore[arg-type]
         if isinstance(texts, str | Mapping):
@@ -51,7 +70,13 @@ class TaskVerbs:
         return list(relations(self, texts, form))  # type: ignore[arg-type]
 
     def extract(self, texts: str | Iterable[str]) -> Answer | list[Answer]:
-        """The spans of a text, with their kinds and characters. See `bert_jax.infer.extract.extracts`."""
+        """The spans of a text, with their kinds and characters. See `bert_jax.infer.extract.extracts`.
+
+        >>> text = "the cat sat , a dog ran"
+        >>> spans = extractor.extract(text)["spans"]
+        >>> all(text[span["first"] : span["past"]] == span["text"] for span in spans)
+        True
+        """
         form = form_of(self, ("pointers",), "extract spans")  # type: ignore[arg-type]
         if isinstance(texts, str):
             return next(extracts(self, [texts], form))  # type: ignore[arg-type]
@@ -63,6 +88,11 @@ class TaskVerbs:
         """The answer to a question in its context: `bert.answer("Who …?", context="…")`, or a pair (question, context).
 
         See `bert_jax.infer.answer.answers`.
+
+        >>> context = "The cat sat on the mat. It was tired."
+        >>> answer = reader.answer("the cat was ?", context=context)
+        >>> context[answer["start"] : answer["end"]] == answer["answer"]
+        True
         """
         form = form_of(self, ("question_answering",), "answer questions")  # type: ignore[arg-type]
         if isinstance(questions, str | tuple | Mapping):
@@ -75,6 +105,10 @@ class TaskVerbs:
         """The best of several endings: `bert.choose("It began to rain. She", choices=["opened …", "sold …"])`.
 
         See `bert_jax.infer.choose.choose`.
+
+        >>> answer = chooser.choose("the cat was tired", choices=["it sat", "it ran", "rain !"])
+        >>> len(answer["probabilities"]), answer["text"] == ["it sat", "it ran", "rain !"][answer["choice"]]
+        (3, True)
         """
         form = form_of(self, ("multiple_choice",), "choose")  # type: ignore[arg-type]
         if isinstance(contexts, str | tuple | Mapping):
