@@ -90,7 +90,7 @@ def test_of_many_labels_the_most_confused() -> None:
     found = findings("classification", predictions, examples)
     assert rows(found, "Most confused labels") == [("3", "7", 3, 1.0), ("5", "7", 2, 2 / 3)]
     assert len(rows(found, "Each label")) == 20
-    assert found.picture == Matrix(("3", "5", "7"), [[0, 0, 3], [0, 1, 2], [0, 0, 3]])
+    assert found.picture == Matrix(("3", "5", "7"), [[0, 0, 3], [0, 1, 2], [0, 0, 3]], 20)
 
 
 def test_relations_mark_their_entities() -> None:

@@ -65,7 +65,7 @@ def label_findings(predictions: Sequence[Prediction], examples: Sequence[TextExa
     else:  # the labels that take part in most mistakes
         busy = Counter(label for (true, said), n in confused.items() if true != said for label in (true, said) * n)
         most = in_order(label for label, _ in busy.most_common(MOST_CLASSES))
-        found_in.picture = Matrix(most, [[confused[true, said] for said in most] for true in most])
+        found_in.picture = Matrix(most, [[confused[true, said] for said in most] for true in most], len(labels))
     return found_in
 
 

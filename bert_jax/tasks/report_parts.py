@@ -34,10 +34,11 @@ class Mistake(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """A picture: counts of true (rows) against predicted labels."""
+    """A picture: counts of true (rows) against predicted labels; `of` how many, where these are some only."""
 
     labels: Sequence[str]
     counts: Sequence[Sequence[int]]
+    of: int | None = None
 
 
 class Scatter(NamedTuple):

@@ -78,7 +78,8 @@ def _draw_matrix(axes: Axes, picture: Matrix) -> None:
     upright = max(map(len, names), default=0) > 5
     axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("predicted")
+    some = "" if picture.of is None else f" (the {len(names)} of {picture.of} labels in most mistakes)"
+    axes.set_xlabel(f"predicted{some}")
     axes.set_ylabel("true")
 
 
