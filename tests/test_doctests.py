@@ -55,7 +55,7 @@ def fine_tuned(form: str, labels: tuple[str, ...], classes: int) -> Bert:
     random = np.random.default_rng(0)
     shapes = abstract_parameters(make_model(config, heads=(head,), classes=classes))
     params = jax.tree.map(lambda leaf: random.normal(0, 0.5, leaf.shape).astype(leaf.dtype), shapes)
-    options = to_dict(TaskOptions(length=32))
+    options = to_dict(TaskOptions(length=32, query_length=8, doc_stride=8))
     task = TaskFacts(name=form, form=form, labels=labels, options=options, member="seed-0", scores={})
     return Bert(
         LoadedModel(
