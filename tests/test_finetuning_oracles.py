@@ -9,6 +9,7 @@ of the other side stand in tests/golden, so that torch is not needed; where it i
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -84,8 +85,9 @@ def material_of(name: str, data_dir: Path) -> Material:
 def ours(material: Material, steps: int = STEPS) -> list[float]:
     """The losses of the first steps, by the program that `finetune` trains with."""
     form, mesh = material.form, make_mesh(Mesh(1, 1, 1), jax.devices()[:1])
+    config = dataclasses.replace(material.start.config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     bert = make_model(
-        material.start.config,
+        config,
         heads=(form.head or "",),
         classes=form.classes,
         pooler=form.pooler,
