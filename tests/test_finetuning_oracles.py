@@ -151,7 +151,7 @@ def golden(name: str) -> list[float]:
     return json.loads(HUGGING_FACE.read_text())[name]
 
 
-@pytest.mark.parametrize("name", ["rte", "stsb"])
+@pytest.mark.parametrize("name", ["cola", "stsb"])  # one length: compiled once
 def test_the_first_steps_equal_those_of_hugging_face(name: str, data_dir: Path) -> None:
     np.testing.assert_allclose(ours(material_of(name, data_dir), 20), golden(name)[:20], rtol=1e-4)
 
