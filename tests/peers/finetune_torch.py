@@ -98,7 +98,9 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     start = time.perf_counter()
     arrays = dict(np.load(arguments.rows))
-    model = BertForSequenceClassification.from_pretrained(arguments.model, num_labels=arguments.classes)
+    model = BertForSequenceClassification.from_pretrained(
+        arguments.model, num_labels=arguments.classes, dtype=torch.float32
+    )
     loss = train(model.train(), Rows(arrays, "train"), arguments)
     logits = logits_of(model.eval(), Rows(arrays, "dev"), arguments.batch)
     whole = arguments.out.with_suffix(".part.npy")
