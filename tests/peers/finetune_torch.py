@@ -18,7 +18,7 @@ from pathlib import Path
 import contract
 import numpy as np
 import torch
-from transformers import BertForSequenceClassification, get_linear_schedule_with_warmup
+from transformers import BertForSequenceClassification, get_linear_schedule_with_warmup, logging
 
 
 class Rows:
@@ -96,6 +96,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
+    logging.set_verbosity_error()  # that the head is new is no news
     start = time.perf_counter()
     arrays = dict(np.load(arguments.rows))
     model = BertForSequenceClassification.from_pretrained(
