@@ -6,7 +6,7 @@ of the other side stand in tests/golden, so that torch is not needed; where it i
 
     BERT_JAX_WRITE_GOLDEN=1 python -m pytest -m full -k in_torch tests/test_finetuning_oracles.py
 
-CoLA and STS-B run in CI, MRPC and RTE by name (-m full -k hundred). Found here: no loss is further than 2e-6 (relative).
+CoLA and STS-B run in CI, MRPC and RTE by name (-m full -k hundred).
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ is a directory in Hugging Face's layout; `--examples` draws as many lines of the
 
 A table on stderr, then one JSON object on stdout: by task the scores of all seeds of both sides, means, standard
 deviations (n - 1), and the difference of the means in standard errors of the difference, which must be within 3; exit
-1 if one is not. A score that is not defined, as of constant predictions, counts as 0. With `--work` a second call goes
-on where the first one was stopped. Each run has a process of its own.
+1 if one is not. Where all seeds of a side score the same on both sides (too few steps: the commoner class for every
+row), nothing is compared: `within` is null, exit 1 as well. A score that is not defined, as of constant predictions,
+counts as 0. With `--work` a second call goes on where the first one was stopped. Each run has a process of its own.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def compare(ours: list[float], theirs: list[float]) -> dict[str, Any]:
     difference = found["ours_mean"] - found["theirs_mean"]
     found["difference"], found["standard_error"] = difference, error
     found["difference_in_standard_errors"] = difference / error if error else None
-    found["within"] = abs(difference) <= LIMIT * error
+    found["within"] = abs(difference) <= LIMIT * error if error else None
     return found
 
 
@@ -201,12 +202,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The rows for a person to read, scores times 100."""
     lines = ["| task, score | side | seeds | mean | std | difference in standard errors |", "|---|---|---|---|---|---|"]
     for row in rows:
-        apart = row["difference_in_standard_errors"]
-        said = "no spread" if apart is None else f"{apart:+.2f}"
-        for side, last in (
-            ("ours", f"{said}, {'within' if row['within'] else 'NOT within'} {LIMIT:g}"),
-            ("theirs", ""),
-        ):
+        apart, reach = row["difference_in_standard_errors"], "within" if row["within"] else "NOT within"
+        said = "not compared: no seed differs from another" if apart is None else f"{apart:+.2f}, {reach} {LIMIT:g}"
+        for side, last in (("ours", said), ("theirs", "")):
             seeds = " ".join(f"{100 * value:.1f}" for value in row[side])
             mean, std = 100 * row[f"{side}_mean"], 100 * row[f"{side}_std"]
             lines.append(f"| {row['task']}, {row['score']} | {side} | {seeds} | {mean:.2f} | {std:.2f} | {last} |")
@@ -240,7 +238,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Compare the tasks that were asked for; exit 1 when means are too far apart."""
+    """Compare the tasks that were asked for; exit 1 when means are too far apart or nothing was compared."""
     arguments = parse()
     with tempfile.TemporaryDirectory() as made:
         work = (arguments.work or Path(made)).resolve()
