@@ -25,7 +25,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-peers, contract = load("peers"), load("contract")
+peers, contract, finetune = load("peers"), load("contract"), load("finetune")
 
 
 @pytest.mark.parametrize("model", ["tiny", "mini", "base"])
@@ -94,3 +94,27 @@ def test_a_batch_masks_distinct_inner_places() -> None:
     assert (places > 0).all()
     assert (places < 31).all()
     assert all(len(set(row)) == 5 for row in places.tolist())
+
+
+def test_means_are_compared_in_standard_errors_of_the_difference() -> None:
+    row = finetune.compare([0.1, 0.2, 0.3], [0.5, 0.6, 0.7])  # deviations 0.1: the error is 0.1 times the root of 2/3
+    assert row["difference"] == pytest.approx(-0.4)
+    assert row["difference_in_standard_errors"] == pytest.approx(-0.4 / (0.1 * (2 / 3) ** 0.5))
+    assert not row["within"]
+    assert finetune.compare([0.1, 0.2, 0.3], [0.2, 0.3, 0.4])["within"]
+    for theirs in ([0.0, 0.0], [0.1, 0.1]):  # no seed differs from another: no error to measure by
+        assert finetune.compare([0.0, 0.0], theirs)["within"] is None
+    text = finetune.table([{"task": "cola", "score": "matthews", **row}])
+    assert "10.0 20.0 30.0 | 20.00 | 10.00 | -4.90, NOT within 3 |" in text
+
+
+def test_lines_are_drawn_once_and_for_all_in_their_order(tmp_path: Path) -> None:
+    lines = [f"{index}\tsentence" for index in range(50)]
+    (tmp_path / "all.tsv").write_text("\n".join(["label\ttext", *lines]) + "\n")
+    found = [finetune.draw_lines(tmp_path / "all.tsv", True, 10, tmp_path / name) for name in ("a", "b")]
+    assert found[0].read_text() == found[1].read_text()
+    header, *drawn = found[0].read_text().splitlines()
+    assert header == "label\ttext" and len(drawn) == 10 and drawn == sorted(drawn, key=lines.index)
+    assert finetune.draw_lines(tmp_path / "all.tsv", True, None, tmp_path / "c") == tmp_path / "all.tsv"
+    without = finetune.draw_lines(tmp_path / "all.tsv", False, 51, tmp_path / "d")
+    assert without.read_text() == (tmp_path / "all.tsv").read_text()
