@@ -103,9 +103,9 @@ def ours(material: Material, steps: int = STEPS) -> list[float]:
         for batch in map(made.place, material.batches[:steps]):
             shape = batch["input_ids"].shape
             if shape not in compiled:  # tests compile without optimisations, which a hundred steps are worth
-                lowered = made.compiled_train_step.lower(state, batch)
+                lowered = made.compiled_train_step.lower(state, batch, made.seeds)
                 compiled[shape] = lowered.compile({"xla_backend_optimization_level": 3})
-            state, metrics = compiled[shape](state, batch)
+            state, metrics = compiled[shape](state, batch, made.seeds)
             losses.append(metrics["loss"])
     return [float(loss) for loss in losses]
 

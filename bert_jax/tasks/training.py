@@ -113,9 +113,15 @@ class Training:
         )
         return Learned(model, self.task.loss or form.loss, form.answers)
 
-    @functools.cache  # noqa: B019 - as long as the run is trained
     def program(self, members: tuple[Member, ...]) -> FinetuneProgram:
-        """The steps of a group."""
+        """The steps of a group. Groups of one with the same learning rate share what is compiled."""
+        return dataclasses.replace(
+            self._program(members if len(members) > 1 else members[0].learning_rate), members=members
+        )
+
+    @functools.cache  # noqa: B019 - as long as the run is trained
+    def _program(self, group: tuple[Member, ...] | float) -> FinetuneProgram:
+        members = group if isinstance(group, tuple) else (Member("", 0, group),)
         return make_finetune_program(self.learned(len(members) > 1), self.config, members, self.mesh, self.choices)
 
     def starting_parameters(self, members: Sequence[Member]) -> Any:
@@ -187,7 +193,8 @@ class Training:
         `found`: what is known of the training, for the report.
         """
         best = next(iter(best_models(run.path / "models")))
-        program = self.program((Member(best, 0, 0.0),))
+        rates = self.config.finetune.learning_rates or (self.config.optimizer.learning_rate,)
+        program = self.program((Member(best, 0, rates[0]),))
         params = program.place_params(read_best(run.path / "models", best))
         buckets = bucket_lengths(self.config.finetune.buckets, self.config.task.length)
         written: dict[str, Any] = {}

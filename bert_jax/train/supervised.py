@@ -167,20 +167,22 @@ def _over_members(metrics: Metrics, members: Sequence[Member]) -> Metrics:
 
 def make_finetune_step(
     learned: Learned, config: FinetuneConfig, members: Sequence[Member]
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
-    """`train_step(state, batch)`: of one run, or of S side by side, whose state and batch have a leading axis S."""
+) -> Callable[[State, Batch, jax.Array], tuple[State, Metrics]]:
+    """`train_step(state, batch, seeds)`: of one run, or of S side by side, whose state and batch have a leading axis S.
+
+    `seeds` uint32 (S,): no constant of the program, so that one serves every seed with the same learning rate.
+    """
     step = _make_member_step(learned, config)
     schedules = [schedule_of(config.total_steps, config.optimizer, member.learning_rate) for member in members]
-    seeds = np.asarray([member.seed for member in members], np.uint32)
 
-    def one(state: State, batch: Batch) -> tuple[State, Metrics]:
-        return step(state, batch, jnp.asarray(seeds[0]), schedules[0](state.step), None)
+    def one(state: State, batch: Batch, seeds: jax.Array) -> tuple[State, Metrics]:
+        return step(state, batch, seeds[0], schedules[0](state.step), None)
 
-    def several(state: State, batch: Batch) -> tuple[State, Metrics]:
+    def several(state: State, batch: Batch, seeds: jax.Array) -> tuple[State, Metrics]:
         now = state.step[0]  # the same in all
         rates = jnp.stack([schedule(now) for schedule in schedules])
         mapped = jax.vmap(step, in_axes=(0, 0, 0, 0, None))
-        state, metrics = mapped(state, batch, jnp.asarray(seeds), rates, now >= 0)
+        state, metrics = mapped(state, batch, seeds, rates, now >= 0)
         return state, _over_members(metrics, members)
 
     return several if len(members) > 1 else one
@@ -203,6 +205,11 @@ class FinetuneProgram:
     """Of batches that all members are evaluated on."""
     compiled_train_step: Any
     compiled_predict_step: Any
+
+    @property
+    def seeds(self) -> np.ndarray:
+        """The members' seeds, uint32 (S,)."""
+        return np.asarray([member.seed for member in self.members], np.uint32)
 
     @property
     def model(self) -> Bert:
@@ -238,7 +245,7 @@ class FinetuneProgram:
     def train_step(self, state: State, batch: Mapping[str, jax.Array]) -> tuple[State, Metrics]:
         """One update of all members. `state` may be donated: use the returned one."""
         with compat.set_mesh(self.mesh):
-            return self.compiled_train_step(state, dict(batch))
+            return self.compiled_train_step(state, dict(batch), self.seeds)
 
     def predict_step(self, params: Tree, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """What the form predicts from, for a batch that all members share; with an axis S where they are several."""
@@ -303,7 +310,7 @@ def make_finetune_program(
         shared_sharding=shared,
         compiled_train_step=jax.jit(
             make_finetune_step(learned, config, members),
-            in_shardings=(shardings, rows),
+            in_shardings=(shardings, rows, everywhere),
             out_shardings=(shardings, everywhere),
             donate_argnums=(0,) if compat.donatable(mesh.devices.flat[0].platform) else (),
         ),
