@@ -13,14 +13,14 @@ from bert_jax.errors import BertJaxError
 class TaskData:
     """Where the examples are and how they are read. Which forms a task reads stands in docs/finetuning.md."""
 
-    train: tuple[str, ...] = identity(())
+    train: tuple[str, ...] = free(())
     """Files, globs or tfds:name[/config]:split to train on."""
-    dev: tuple[str, ...] = identity(())
+    dev: tuple[str, ...] = free(())
     """The same to choose the best by, and to stop by; without, dev_share of train is held out."""
     test: tuple[str, ...] = free(())
     """The same to predict once training has ended; labels, where there are any, are scored."""
     dev_share: float = identity(0.1, above=0, below=1)
-    """Share of train held out, by a hash of the texts, where no dev is given."""
+    """Share of train held out, by a hash of the texts (of questions: their contexts), where no dev is given."""
     text: str | None = identity(None)
     """Column (name, or number from 0) of the text, or of the first of a pair."""
     pair: str | None = identity(None)

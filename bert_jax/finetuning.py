@@ -63,14 +63,14 @@ def finetune(
     # Whatever is wrong with the examples or the settings is said before a run directory is made.
     splits = read_splits(task, config.data)
     form = _form(config, task, tokenizer, model, splits["train"])
-    form.check(splits["train"].examples, splits["dev"].examples)
     material = Material.of(config, task, form, splits)
     config = material.config
     members = members_of(config)
     mesh = make_mesh(config.mesh)
     training = Training(config, material, model, start.loaded, mesh)
     groups = groups_of(existing, members, config, mesh, model)
-    training.program(groups[0])
+    for group in (groups[0], groups[0][:1]):  # the second predicts with the best
+        training.program(group)
     run = _open(path, existing, training, groups, init, change)
 
     stopped, summary = False, {}
@@ -131,7 +131,10 @@ def _form(config: FinetuneConfig, task: Task, tokenizer: Tokenizer, model: BertC
         if (count := getattr(config.finetune, name)) > model.num_hidden_layers:
             raise BertJaxError(f"finetune.{name} is {count}: the model has {model.num_hidden_layers} layers")
     kind = FORMS[task.head]
-    labels = kind.labels_of(train.examples) if task.labels is None else task.labels
+    examples = train.examples
+    if config.data.on_error == "skip":  # what is left out later says no label either
+        examples = tuple(example for example in examples if kind.labelled(example))
+    labels = kind.labels_of(examples) if task.labels is None else task.labels
     return kind(tokenizer, labels, config.task)
 
 

@@ -7,8 +7,9 @@ rows of at most 128 tokens. Expected: F1 0.889 on the test set (BERT-base, publi
 to 0.88 on dev: the set is small and seeds differ (--finetune.seeds 5).
 Not yet run here.
 
-Without TensorFlow Datasets name the files as Microsoft distributes them: --data.train MRPC/msr_paraphrase_train.txt and
---data.dev MRPC/msr_paraphrase_test.txt, or GLUE's train.tsv and dev.tsv.
+Without TensorFlow Datasets name GLUE's files, --data.train MRPC/train.tsv --data.dev MRPC/dev.tsv. Microsoft's own
+msr_paraphrase_train.txt holds GLUE's dev set, so a dev set is to be held out of it: in a CONFIG of your own,
+data=TaskData(train=("MRPC/msr_paraphrase_train.txt",), test=("MRPC/msr_paraphrase_test.txt",)).
 """
 
 from bert_jax.finetune_config import Finetune, FinetuneConfig, TaskData, TaskOptions

@@ -14,7 +14,7 @@ from small_models import WORDS, small_config, small_tokenizer
 from bert_jax.errors import BertJaxError
 from bert_jax.finetune_config import TaskOptions
 from bert_jax.model.bert import apply, init_parameters, make_model
-from bert_jax.tasks.multiple_choice import MultipleChoice, choice_accuracy, cut_longer
+from bert_jax.tasks.multiple_choice import MultipleChoice, choice_accuracy
 from bert_jax.tasks.task import ChoiceExample, Row
 
 
@@ -45,16 +45,6 @@ def test_the_longer_side_is_cut_and_counted() -> None:
     ]
     made.encode(ChoiceExample(context="the cat", choices=("it ran", "rain")))
     assert made.cut == 1, "examples, not sequences"
-
-
-def test_cutting_is_one_by_one() -> None:
-    for first in range(8):
-        for second in range(8):
-            for room in range(2, 16):
-                a, b = first, second
-                while a + b > room:
-                    a, b = (a - 1, b) if a > b else (a, b - 1)
-                assert cut_longer(first, second, room) == (a, b), (first, second, room)
 
 
 @pytest.mark.parametrize(

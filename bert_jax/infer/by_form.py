@@ -37,7 +37,11 @@ def form_of(bert: Bert, forms: Sequence[str], purpose: str) -> Any:
         if threshold is not None:
             form.no_answer_threshold = threshold  # type: ignore[attr-defined]
         return form
-    for name in forms:
+    published = {"regression": "regression", "multi_label_classification": "multi_label"}
+    problem = published.get(str(bert.config.extra.get("problem_type")), "")
+    if not problem and bert.source.classes == 1 and "classification" in bert.heads:
+        problem = "regression"  # one output: a score, as transformers takes it too
+    for name in (problem, *forms) if problem in forms else forms:
         if FORMS[name].head in bert.heads:
             labels = bert.source.labels or tuple(f"LABEL_{index}" for index in range(bert.source.classes))
             positions = bert.config.max_position_embeddings

@@ -74,8 +74,8 @@ def make_batch(rows: Sequence[Row], part: Part, batch: int, sequences: int, form
     """The arrays of one batch, B = `batch` rows of K = `sequences` sequences and T = `part.length` tokens.
 
     `input_ids input_mask segment_ids` int32 (B, T), or (B, K, T) where K is not 1, and then `sequence_mask` float32
-    (B, K); the rows' targets; `example_ids` uint32 (B,); `weights` float32 (B,), 0 for rows that only fill, which
-    repeat the first one.
+    (B, K); the rows' targets; `example_ids` uint32 (B,); `weights` float32 (B,), the rows' own, 0 for
+    those that only fill, which repeat the first one.
     """
     members = [rows[index] for index in part.rows]
     members += [members[0]] * (batch - len(members))
@@ -98,13 +98,15 @@ def make_batch(rows: Sequence[Row], part: Part, batch: int, sequences: int, form
         arrays["sequence_mask"] = present
     arrays["example_ids"] = np.zeros(batch, np.uint32)
     arrays["example_ids"][: len(part.rows)] = part.rows
-    arrays["weights"] = (np.arange(batch) < len(part.rows)).astype(np.float32)
+    weights = [rows[index].weight for index in part.rows]
+    arrays["weights"] = np.asarray([*weights, *[0.0] * (batch - len(weights))], np.float32)
     return arrays | _targets(members, part.length, form)
 
 
 def _targets(members: Sequence[Row], length: int, form: Form) -> HostBatch:
     found: HostBatch = {}
-    for name in members[0].targets:
+    # Of examples some of which have no label (a test set) only the targets that all have.
+    for name in [name for name in members[0].targets if all(name in row.targets for row in members)]:
         values = [np.asarray(row.targets[name]) for row in members]
         if name not in form.token_targets:
             found[name] = np.stack(values)

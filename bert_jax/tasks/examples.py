@@ -28,8 +28,8 @@ class Split:
 def read_splits(task: Task, data: TaskData) -> dict[str, Split]:
     """`train`, `dev` and, where there is one, `test`. Errors: `BertJaxError` for whatever cannot be read or is empty.
 
-    Without dev sources, examples are held out of train by a hash of what they say, so that repetitions of one example
-    never stand on both sides.
+    Without dev sources, examples are held out of train by a hash of their texts, so that one text never stands on both
+    sides.
     """
     if not data.train:
         raise BertJaxError("data.train names no examples: give --data.train FILE (and --data.dev FILE)")
@@ -60,15 +60,19 @@ def _read(task: Task, data: TaskData, part: str, sources: Sequence[str]) -> list
     return found
 
 
-def _content(example: Any) -> str:
-    """What an example says, without where it stands."""
-    values = {item.name: getattr(example, item.name) for item in dataclasses.fields(example)}
-    return repr(sorted((name, value) for name, value in values.items() if name not in ("place", "id")))
+def _content(example: Any, without: tuple[str, ...] = ("place", "id")) -> str:
+    """What an example says, without where it stands, nor its neighbours."""
+    names = [item.name for item in dataclasses.fields(example) if item.compare and item.name not in without]
+    return repr([(name, getattr(example, name)) for name in sorted(names)])
+
+
+_RIGHT = ("label", "tags", "spans", "answers", "impossible", "score", "document", "question")
 
 
 def _share_of(example: Any) -> float:
-    """A number in [0, 1) that follows from what the example says."""
-    return int.from_bytes(hashlib.sha256(_content(example).encode()).digest()[:7], "big") / 2**56
+    """A number in [0, 1) that follows from the texts of an example; of questions, from what they are asked about."""
+    texts = _content(example, ("place", "id", *_RIGHT)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.sha256(texts).digest()[:7], "big") / 2**56
 
 
 def _fingerprint(examples: Iterable[Any]) -> str:
@@ -78,7 +82,7 @@ def _fingerprint(examples: Iterable[Any]) -> str:
     return total.hexdigest()
 
 
-def encode_all(split: Split, form: Form, data: TaskData) -> tuple[list[Any], list[list[Row]]]:
+def encode_all(split: Split, form: Form, data: TaskData, labelled: bool = False) -> tuple[list[Any], list[list[Row]]]:
     """The examples that can be used, and the rows of each, ids as int32 arrays; what was cut or left out is logged.
 
     Errors: `BertJaxError` for an example that cannot be used, unless data.on_error is "skip", and when none is left.
@@ -87,6 +91,10 @@ def encode_all(split: Split, form: Form, data: TaskData) -> tuple[list[Any], lis
     examples, rows = [], []
     for example in split.examples:
         try:
+            if labelled and not form.labelled(example):
+                raise BertJaxError(
+                    f"{example.place or split.name}: the label is missing: expected one in data.{split.name}"
+                )
             own = form.encode(example)
         except BertJaxError as error:
             if data.on_error == "stop":
@@ -101,7 +109,7 @@ def encode_all(split: Split, form: Form, data: TaskData) -> tuple[list[Any], lis
         raise BertJaxError(f"{split.name}: no example can be used; the first: {first_error}")
     cut = form.cut - before
     if cut:
-        warn(f"{split.name}: {cut} of {len(examples)} examples are longer than task.length and lose tokens")
+        warn(f"{split.name}: {cut} of {len(examples)} examples are too long and lose tokens")
     windows = sum(map(len, rows))
     if windows > len(rows):
         log(f"{split.name}: {len(rows)} examples make {windows} rows of at most {form.options.length} tokens")

@@ -10,6 +10,7 @@ import numpy as np
 
 from bert_jax.errors import BertJaxError
 from bert_jax.tasks.task import Batch, ChoiceExample, Form, Outputs, Prediction, Row, Scores
+from bert_jax.text.cutting import cut_pair
 
 
 class MultipleChoice(Form):
@@ -38,7 +39,8 @@ class MultipleChoice(Form):
                     f"{example.place or 'input'}: the context and the choice {choice[:40]!r} hold no text that the "
                     "tokenizer sees: expected some"
                 )
-            kept, rest = cut_longer(len(context), len(ending), self.options.length - 3)
+            kept, rest = cut_pair(len(context), len(ending), self.options.length - 3)
+            assert rest is not None
             cut |= kept < len(context) or rest < len(ending)
             first = [self.tokenizer.cls_id, *context[:kept], self.tokenizer.sep_id]
             second = [*ending[:rest], self.tokenizer.sep_id]
@@ -67,21 +69,6 @@ class MultipleChoice(Form):
             "text": example.choices[best],
             "probabilities": (shares / shares.sum()).tolist(),
         }
-
-
-def cut_longer(first: int, second: int, room: int) -> tuple[int, int]:
-    """Lengths that together are at most `room`: tokens go one by one from the longer side, from the second of equals.
-
-    >>> cut_longer(10, 4, 9), cut_longer(5, 5, 9), cut_longer(3, 3, 9)
-    ((5, 4), (5, 4), (3, 3))
-    """
-    over = first + second - room
-    if over <= 0:
-        return first, second
-    shorter = min(first, second)
-    if room >= 2 * shorter:  # the longer side alone can give enough
-        return (room - second, second) if first > second else (first, room - first)
-    return (room + 1) // 2, room // 2
 
 
 def check_choices(example: ChoiceExample) -> None:

@@ -98,7 +98,8 @@ class QuestionAnswering(Form):
             row = array("i", [*first, *ids[begin:past].tolist(), self.tokenizer.sep_id])
             segments = array("b", [0] * len(first) + [1] * (past - begin + 1))
             targets = {} if answer is None else _targets(answer, begin, past, len(first))
-            rows.append(Row((row,), (segments,), targets, Window(len(first), offsets[begin:past], best)))
+            weight = 0.0 if targets.get("answer_begin") == NOT_LEARNED else 1.0
+            rows.append(Row((row,), (segments,), targets, Window(len(first), offsets[begin:past], best), weight))
         return rows
 
     def loss(self, outputs: Outputs, batch: Batch) -> jax.Array:

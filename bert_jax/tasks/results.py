@@ -48,12 +48,6 @@ def member_scores(run: Run, task: Task, dev: Sequence[Any]) -> dict[str, Any]:
     return said
 
 
-def has_label(example: Any) -> bool:
-    """Whether an example says what is right."""
-    names = ("label", "tags", "spans", "answers", "score")
-    return any(getattr(example, name, None) is not None for name in names)
-
-
 def write_predictions(path: Path, examples: Sequence[Any], predictions: Sequence[Prediction]) -> None:
     """One JSON line per example: what it says, what is right and what was predicted; on the first process only."""
     if jax.process_index() != 0:

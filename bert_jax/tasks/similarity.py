@@ -39,6 +39,11 @@ class Similarity(Form):
         """Whether the pooled first token is the vector."""
         return self.options.pooling == "pooler"
 
+    @classmethod
+    def labelled(cls, example: SimilarExample) -> bool:
+        """Always: texts that belong together are their own label."""
+        return True
+
     def check(self, train: Sequence[SimilarExample], dev: Sequence[SimilarExample]) -> None:
         """Errors: `BertJaxError` where some training examples, or some of dev, have scores and others not."""
         for examples in (train, dev):

@@ -90,7 +90,8 @@ class Tagging(Form):
             targets["labels"] = np.full(len(row), IGNORED, np.int32)
             targets["labels"][list(places)] = labels[word : word + len(places)]
         source = tuple(enumerate(places, start=word))
-        return Row((row,), ((0,) * len(row),), targets, source)
+        # By the number of its words, so that a batch's loss is the mean over words, not over rows.
+        return Row((row,), ((0,) * len(row),), targets, source, weight=float(len(places)))
 
     def _pieces_of(self, word: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.ids(word)) or (self.tokenizer.unk_id,)

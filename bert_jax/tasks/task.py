@@ -118,13 +118,15 @@ class Row:
     """What the model takes at once: K sequences of token ids and segment ids (K is 1 for most forms).
 
     `targets`: arrays without the batch axis; those that the form lists in `token_targets` have one value per token of
-    the sequence, and are padded with it. `source`: whatever `decode` needs to find its way back.
+    the sequence, and are padded with it. `source`: whatever `decode` needs to find its way back. `weight`: of the row's
+    loss in the mean over a batch.
     """
 
     ids: tuple[Sequence[int] | np.ndarray, ...]
     segments: tuple[Sequence[int] | np.ndarray, ...]
     targets: Mapping[str, Any] = field(default_factory=dict)
     source: Any = None
+    weight: float = 1.0
 
     @property
     def length(self) -> int:
@@ -160,6 +162,11 @@ class Form(abc.ABC):
         Warns of what makes a result worth less (a class without examples); errors: `BertJaxError` for what cannot be
         trained or measured, naming file and line.
         """
+
+    @classmethod
+    def labelled(cls, example: Any) -> bool:
+        """Whether an example says what is right, so that it can be learned from and scored."""
+        return any(getattr(example, name, None) is not None for name in ("label", "tags", "spans", "answers"))
 
     @property
     def classes(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from bert_jax.bert_config import BertConfig
 from bert_jax.config import Train
-from bert_jax.console import log
+from bert_jax.console import log, warn
 from bert_jax.errors import BertJaxError
 from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.formats.model import LoadedModel
@@ -26,7 +26,7 @@ from bert_jax.tasks.degenerate import MAJORITY, majority
 from bert_jax.tasks.examples import Split, encode_all
 from bert_jax.tasks.predicting import PredictionRows
 from bert_jax.tasks.report import Trained, write_report
-from bert_jax.tasks.results import has_label, write_predictions
+from bert_jax.tasks.results import write_predictions
 from bert_jax.tasks.task import Form, Prediction, Task
 from bert_jax.train.best import Best, best_models, read_best
 from bert_jax.train.loop import train
@@ -53,9 +53,11 @@ class Material:
 
     @classmethod
     def of(cls, config: FinetuneConfig, task: Task, form: Form, splits: dict[str, Split]) -> Material:
-        _, rows = encode_all(splits["train"], form, config.data)
+        """Encode all examples and look them over. Errors: `BertJaxError` for those that cannot be trained or scored."""
+        train, rows = encode_all(splits["train"], form, config.data, labelled=True)
         buckets = bucket_lengths(config.finetune.buckets, config.task.length)
-        dev = PredictionRows(*encode_all(splits["dev"], form, config.data), form, buckets)
+        dev = PredictionRows(*encode_all(splits["dev"], form, config.data, labelled=True), form, buckets)
+        form.check(train, dev.examples)
         flat = [row for own in rows for row in own]
         epochs = TrainingRows(flat, form, buckets, config.finetune.batch, [config.finetune.seed])
         each = epochs.steps_per_epoch
@@ -135,10 +137,12 @@ class Training:
             given = {}
         given = {path: leaf for path, leaf in given.items() if not path.startswith(tuple(anew))}
         model = self.learned(False).model
-        head = f"{self.form.head}/kernel"
-        if head in given and tuple(given[head].shape) != tuple(flatten(abstract_parameters(model))[head].shape):
-            log(f"the model's own {self.form.head} head is for other classes: it is made anew")
-            given = {path: leaf for path, leaf in given.items() if not path.startswith(f"{self.form.head}/")}
+        if f"{self.form.head}/kernel" in given:
+            if self._head_fits(flatten(abstract_parameters(model)), given):
+                log(f"the model's own {self.form.head} head, for the same classes, is trained on")
+            else:
+                log(f"the model's own {self.form.head} head is for something else: it is made anew")
+                given = {path: leaf for path, leaf in given.items() if not path.startswith(f"{self.form.head}/")}
         found = [
             starting_parameters(unflatten(given) if given else {}, model, member.seed, say=index == 0)
             for index, member in enumerate(members)
@@ -146,6 +150,14 @@ class Training:
         if len(found) == 1:
             return found[0]
         return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *found)
+
+    def _head_fits(self, wanted: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+        """Whether the head of the model to start from says the same as this task's: form, labels and shape."""
+        assert self.start is not None
+        kernel, task = f"{self.form.head}/kernel", self.start.task
+        same_form = task is None or task.form == self.task.head
+        same_labels = (self.start.labels or ()) == self.form.labels
+        return same_form and same_labels and tuple(given[kernel].shape) == tuple(wanted[kernel].shape)
 
     def train(
         self, run: Run, models: Path, members: tuple[Member, ...], on_metrics: OnMetrics | None
@@ -162,7 +174,7 @@ class Training:
             lambda _: program,
             rows.batches,
             {"eval": self.evaluation},
-            on_metrics=on_metrics,
+            on_metrics=_watch(members, on_metrics),
             init_params=self.starting_parameters(members) if begins else None,
             flops=functools.partial(training_flops, self.model_config.with_vocab_size(self.form.tokenizer.vocab_size)),
             peak_flops=peak_flops(self.mesh.devices.flat[0].device_kind, self.mesh.devices.size),
@@ -181,10 +193,10 @@ class Training:
         if len(members) == 1:
             return dict(scores[0])
         line: dict[str, Any] = {}
-        for name in scores[0]:
-            known = [value for own in scores if (value := own[name]) is not None]
+        for name in dict.fromkeys(name for own in scores for name in own):  # of a kind, some runs may know nothing
+            known = [value for own in scores if (value := own.get(name)) is not None]
             line[name] = statistics.fmean(known) if known else None
-            line |= {f"{name}_{member.label}": own[name] for member, own in zip(members, scores, strict=True)}
+            line |= {f"{name}_{member.label}": own.get(name) for member, own in zip(members, scores, strict=True)}
         return line
 
     def predict_with_best(self, run: Run, splits: dict[str, Split], found: dict[str, Any]) -> dict[str, Any]:
@@ -199,17 +211,17 @@ class Training:
         buckets = bucket_lengths(self.config.finetune.buckets, self.config.task.length)
         written: dict[str, Any] = {}
         said: dict[str, list[Prediction]] = {}
+        self._take_threshold(run, best)
         for name in ("dev", "test"):
             if name not in splits:
                 continue
             rows = self.material.dev
             if name == "test":
-                self._take_threshold(run, best)
                 rows = PredictionRows(*encode_all(splits[name], self.form, self.config.data), self.form, buckets)
             predictions = rows.predictions(functools.partial(program.predict_step, params), self.batch)[0]
             said[name] = predictions
             write_predictions(run.path / "predictions" / f"{name}.jsonl", rows.examples, predictions)
-            if name == "test" and all(has_label(example) for example in rows.examples):
+            if name == "test" and all(map(self.form.labelled, rows.examples)):
                 scores = self.task.metric(predictions, rows.examples)
                 written |= {f"test_{key}": value for key, value in scores.items()}
         if jax.process_index() == 0:
@@ -217,7 +229,7 @@ class Training:
         return written
 
     def _take_threshold(self, run: Run, best: str) -> None:
-        """What was tuned on dev is applied to test, not tuned again."""
+        """What was tuned on dev is applied to what is written of dev and test, not tuned again."""
         threshold = best_models(run.path / "models")[best].scores.get("no_answer_threshold")
         if threshold is not None:
             self.form.no_answer_threshold = threshold  # type: ignore[attr-defined]
@@ -240,3 +252,19 @@ class Training:
         }
         kept = {name: value for name, value in settings.items() if value is not None}
         return Trained(self.task, str(run.initialized_from), data, kept, result)
+
+
+def _watch(members: Sequence[Member], on_metrics: OnMetrics | None) -> OnMetrics:
+    """Tells once of each of several runs that all updates of an interval were skipped: the others hide it."""
+    told: set[str] = set()
+
+    def watch(line: dict[str, Any]) -> None:
+        for member in members if len(members) > 1 else ():
+            key = f"loss_{member.label}"
+            if key in line and line[key] is None and member.label not in told:
+                told.add(member.label)
+                warn(f"{member.label}: no update up to step {line['step']} was finite; the other runs go on")
+        if on_metrics is not None:
+            on_metrics(line)
+
+    return watch

@@ -70,7 +70,7 @@ def starting_parameters(params: Mapping[str, Any], model: Bert, seed: int, say: 
         value = given.get(path)
         found[path] = drawn if value is None else _fitted(path, np.asarray(value, np.float32), drawn.shape)
     if say:
-        _log_parts("drawn anew, as the model to start from has none", fresh.keys() - given.keys())
+        _log_parts("drawn anew", fresh.keys() - given.keys())
         _log_parts("left out, as this run has no use for it", given.keys() - fresh.keys())
     return unflatten(found)
 

@@ -143,7 +143,10 @@ def dropout_key_of(seed: jax.Array, step: jax.Array) -> jax.Array:
 def _counts(batch: Batch) -> Metrics:
     """`token_counts` of the rows that count."""
     weights = batch["weights"] > 0
-    mask = batch["input_mask"].astype(bool) & weights.reshape(-1, *[1] * (batch["input_mask"].ndim - 1))
+    mask = batch["input_mask"].astype(bool)
+    if "sequence_mask" in batch:  # a sequence that is missing repeats another
+        mask &= batch["sequence_mask"][..., None] > 0
+    mask &= weights.reshape(-1, *[1] * (batch["input_mask"].ndim - 1))
     length = mask.shape[-1]
     return token_counts({"input_ids": batch["input_ids"].reshape(-1, length), "input_mask": mask.reshape(-1, length)})
 
