@@ -40,7 +40,7 @@ class TaskOptions:
     """What is learned, and how texts become rows of tokens."""
 
     name: str = identity("classification")
-    """A task of the table (`bert-jax finetune --help` lists them), or the name of the CONFIG's own."""
+    """A task (docs/finetuning.md has the table; a wrong name lists them), or the name of the CONFIG's own."""
     length: int = identity(128, least=8)
     """Longest row in tokens, specials included."""
     head_tail: bool = identity(False)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from bert_jax.bert_config import BertConfig
 from bert_jax.config_files import bound_names, find_config, load_config, override, to_dict
+from bert_jax.console import log
 from bert_jax.errors import BertJaxError
 from bert_jax.files import require_absent
 from bert_jax.finetune_config import FinetuneConfig
@@ -53,7 +54,7 @@ def finetune(
         task = bound_names(find_config(config)).get("task")
     config = load_config(config, FinetuneConfig)
     if overrides:
-        config = override(config, list(overrides))
+        config = _with_own_dev(config, override(config, list(overrides)))
     task = find_task(config.task.name) if task is None else task
     existing = open_run(path) if is_run(path) else None
     start = _start(existing, init)
@@ -84,6 +85,17 @@ def finetune(
     if not stopped:
         found |= training.predict_with_best(run, splits, found)
     return found
+
+
+def _with_own_dev(before: FinetuneConfig, after: FinetuneConfig) -> FinetuneConfig:
+    """`after`, but for the dev set of a CONFIG whose training data was replaced: that may hold the same examples."""
+    replaced = bool(before.data.train) and before.data.train != after.data.train
+    if not replaced or not after.data.dev or before.data.dev != after.data.dev:
+        return after
+    log(
+        f"data.dev {', '.join(after.data.dev)} goes with other training data than data.train: give --data.dev; held out"
+    )
+    return dataclasses.replace(after, data=dataclasses.replace(after.data, dev=()))
 
 
 class _Start(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_tasks import animal_config, small_start
+from small_tasks import animal_config, small_start, write_animals
 
 import bert_jax
 from bert_jax.errors import BertJaxError
 from bert_jax.formats.model import load_model
 from bert_jax.model.parameters import flatten
+from bert_jax.tasks.table import TASKS
 from bert_jax.train.best import best_models, read_best
 from bert_jax.train.metrics import read_metrics
 
@@ -230,3 +232,53 @@ def test_other_data_is_another_run(whole: tuple[Path, dict[str, Any]], tmp_path:
     config = animal_config(tmp_path / "data", train=80)
     with pytest.raises(BertJaxError, match="is another run: .*fingerprint of train"):
         bert_jax.finetune(config, run=str(whole[0]), overrides=["--finetune.steps", "48"])
+
+
+def test_what_a_model_is_worth_shows_beside_one_from_scratch(start: str, tmp_path: Path) -> None:
+    config = animal_config(tmp_path / "data", from_scratch=True, epochs=1.0)
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=0.0))
+    bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)
+    before, after = flatten(load_model(start).params), params_of(tmp_path / "run")
+    for path in ("embeddings/word_embeddings", "encoder/layer_0/attention/query/kernel"):
+        assert np.std(after[path]) == pytest.approx(0.02, rel=0.2)
+        assert not np.array_equal(after[path], before[path])
+
+
+def test_a_head_for_other_labels_is_made_anew(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same shape is not the same head: with cat and dog named yes and no, their order turns."""
+    config = animal_config(tmp_path / "data", epochs=0.1)
+    for path in (*config.data.train, *config.data.dev):
+        text = Path(path).read_text()
+        Path(path).write_text(text.replace("\tcat\n", "\tyes\n").replace("\tdog\n", "\tno\n"))
+    with caplog.at_level(logging.INFO, "bert_jax"):
+        bert_jax.finetune(config, run=str(tmp_path / "run"), init=str(whole[0]))
+    assert "classification head is for something else: it is made anew" in caplog.text
+    assert losses_of(tmp_path / "run")[0] == pytest.approx(np.log(2), abs=0.05)
+
+
+def test_data_may_be_moved(start: str, tmp_path: Path) -> None:
+    config = animal_config(tmp_path / "data", epochs=1.0)
+    bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    again = bert_jax.finetune(animal_config(tmp_path / "elsewhere", epochs=1.0), run=str(tmp_path / "run"))
+    assert again["step"] == again["total_steps"]
+
+
+def test_other_training_data_is_not_scored_on_the_dev_set_of_a_configuration(start: str, tmp_path: Path) -> None:
+    config = animal_config(tmp_path / "data", epochs=0.1)
+    other = write_animals(tmp_path / "other.tsv", 60, seed=7)
+    bert_jax.finetune(config, run=str(tmp_path / "run"), init=start, overrides=["--data.train", str(other)])
+    lines = (tmp_path / "run" / "predictions" / "dev.jsonl").read_text().splitlines()
+    assert 0 < len(lines) < 20 and all("other.tsv" in json.loads(line)["place"] for line in lines)
+
+
+def test_a_score_that_the_metric_does_not_give_is_named(start: str, tmp_path: Path) -> None:
+    task = dataclasses.replace(TASKS["classification"], score="matthews")
+    with pytest.raises(
+        BertJaxError, match="the metric of classification gives accuracy, macro_f1, not its score matth"
+    ):
+        bert_jax.finetune(
+            animal_config(tmp_path / "data", epochs=0.1), run=str(tmp_path / "run"), init=start, task=task
+        )

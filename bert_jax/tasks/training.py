@@ -61,6 +61,8 @@ class Material:
         flat = [row for own in rows for row in own]
         epochs = TrainingRows(flat, form, buckets, config.finetune.batch, [config.finetune.seed])
         each = epochs.steps_per_epoch
+        if len(flat) < config.finetune.batch:
+            warn(f"finetune.batch is {config.finetune.batch} and there are {len(flat)} rows: the rest of it is padding")
         steps = config.finetune.steps or max(1, round(config.finetune.epochs * each))
         every = config.evaluate.every or min(each, steps)
         config = dataclasses.replace(
@@ -190,6 +192,9 @@ class Training:
             {**self.task.metric(predictions, dev.examples), MAJORITY: majority(predictions, dev.examples)}
             for predictions in found
         ]
+        if self.task.score not in scores[0]:
+            names = ", ".join(name for name in scores[0] if name != MAJORITY)
+            raise BertJaxError(f"the metric of {self.task.name} gives {names}, not its score {self.task.score}")
         if len(members) == 1:
             return dict(scores[0])
         line: dict[str, Any] = {}
