@@ -5,7 +5,7 @@
 Recipe: Devlin et al. 2019 (BERT), for GLUE: batch 32, 3 epochs, a rate of 2e-5 to 5e-5 (the published example: 2e-5),
 rows of at most 128 tokens. Expected: 0.935 on the test set (BERT-base, published). Nearly all phrases
 are shorter than 64 tokens.
-Not yet run here.
+Run here so far: one epoch at 2e-5 from MiniLM (6 layers, 384 wide) instead of BERT-base: 0.867 on dev.
 
 Without TensorFlow Datasets name the files as GLUE distributes them:
 --data.train SST-2/train.tsv --data.dev SST-2/dev.tsv.
