@@ -76,7 +76,7 @@ def train(
     * `evaluations`: by name, '' for the run's own held-out part; each `(program, params) -> dict`.
     * `on_metrics`: called with every line of `metrics.jsonl`, on the first process.
     * `init_params`: start from these, when there is no checkpoint yet.
-    * `chance`: what chance scores on this store (see chance.py); None: the run is not compared with it.
+    * `chance`: what chance scores on this store (see chance.py); a fine-tuning run is not compared with it.
     * `flops(sums)`: training FLOPs of the sums `sequences real_tokens real_tokens_squared tokens mlm_count`;
       `peak_flops`: per second, of all devices. Without either `mfu` is null.
     * `measures`: what the steps measure, see metrics.py; `judge`: is shown every evaluation and may end the run.
@@ -84,7 +84,7 @@ def train(
     Returns `step total_steps stopped`, the last metrics and the last evaluation. Errors: `BertJaxError` for a run
     that cannot be restored, a feed that ends early, too many non-finite updates in a row, or a last save that failed.
     """
-    total, evaluations = config.total_steps, dict(evaluations or {})
+    total, chance, evaluations = config.total_steps, dict(chance or {}), dict(evaluations or {})
     programs = functools.cache(program_for_phase)
     traced = None if config.log.profile is None else step_range(config.log.profile)
     first_process = jax.process_index() == 0
@@ -139,7 +139,7 @@ def train(
                 line = meter.line(step)
                 report(line)
                 _stop_if_nonfinite(meter, config, run, checkpoints, state)
-                if chance is not None and isinstance(config, Config):
+                if isinstance(config, Config):
                     _warn_if_no_better_than_chance(line, config, counters, chance, init_params is not None)
                 text = _progress_text(line)
             advance(step, text)
