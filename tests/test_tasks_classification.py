@@ -51,7 +51,8 @@ def test_too_long_ones_are_cut_and_counted() -> None:
     assert form.cut == 0
     assert pieces(form, example(words)).split()[1:-1] == words.replace("and", "[UNK]").split()[:8]
     assert pieces(form, example("a dog", b=words)) == "[CLS] a dog [SEP] the cat sat on a [SEP]"
-    assert pieces(form, example("cat " * 9, b="dog " * 9)).count("cat") == 4
+    even = pieces(form, example("cat " * 9, b="dog " * 9))
+    assert even == "[CLS] cat cat cat [SEP] dog dog dog dog [SEP]"  # of an odd room B has more, as with Hugging Face
     assert form.cut == 3
     both = form_of(Classification, head_tail=True)
     assert pieces(both, example("the cat " + "dog " * 9 + "was tired")) == f"[CLS] the cat {'dog ' * 4}was tired [SEP]"
