@@ -7,10 +7,12 @@ from pathlib import Path
 import jax
 import pytest
 from small_models import small_config, small_parameters, small_run, small_tokenizer
+from tiny_training import FINGERPRINTS, TinyTokenizer, tiny_config
 
 from bert_jax.errors import BertJaxError
 from bert_jax.files import write_json
 from bert_jax.formats.model import find_model, load_model, parse_spec
+from bert_jax.train.run import create_run
 
 
 def make_run(path: Path) -> Path:
@@ -77,7 +79,7 @@ def test_steps_behind_an_at_sign(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", ["first", "", "-1", "1.5"])
 def test_a_step_is_a_number_or_best(tmp_path: Path, step: str) -> None:
-    make_run(tmp_path / "run")
+    create_run(tmp_path / "run", tiny_config(), TinyTokenizer(), FINGERPRINTS, {})
     with pytest.raises(BertJaxError, match="expected a step number or 'best' behind the @"):
         load_model(f"{tmp_path}/run@{step}")
 

@@ -234,7 +234,7 @@ def test_an_empty_row_stays_finite():
     [
         ({"heads": ("mlm",)}, "head is 'mlm': expected one of masked_lm, next_sentence"),
         ({"remat": "some"}, "remat is 'some'"),
-        ({"attention": "flash9"}, "attention is 'flash9': expected one of auto, einsum, xla, cudnn"),
+        ({"attention": "flash9"}, "attention is 'flash9': expected one of auto, einsum, matmul, xla, cudnn"),
         ({"vocab_multiple": 0}, "vocab_multiple is 0"),
     ],
 )

@@ -35,7 +35,7 @@ def form_of(bert: Bert, forms: Sequence[str], purpose: str) -> Any:
         form = FORMS[task.form](bert.tokenizer, task.labels, TaskOptions(**task.options))
         threshold = task.scores.get("no_answer_threshold")
         if threshold is not None:
-            form.no_answer_threshold = threshold  # type: ignore[attr-defined]
+            form.no_answer_threshold = threshold
         return form
     published = {"regression": "regression", "multi_label_classification": "multi_label"}
     problem = published.get(str(bert.config.extra.get("problem_type")), "")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
 from bert_jax.errors import BertJaxError
-from bert_jax.files import atomic_writer
+from bert_jax.tasks.report_picture import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,15 +19,6 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#C44E00", "#00795A", "#A64D79", "#5B4FA0", "#8C6D00", "#000000", "#7A3B2E")
 MARKERS = ("o", "s", "D", "p", "h", "8", "d", "H")
 STATIC_COLOUR = "#555555"
-# Families with Chinese, Japanese and Korean characters; those that are installed stand in where the first has none.
-WIDE_FAMILIES = (
-    "Noto Sans CJK SC",
-    "Noto Sans SC",
-    "WenQuanYi Zen Hei",
-    "WenQuanYi Micro Hei",
-    "PingFang SC",
-    "SimHei",
-)
 SHOWN = 24  # sentences written beside the points
 LINE = 58  # columns of a sentence to the line
 
@@ -36,19 +26,13 @@ LINE = 58  # columns of a sentence to the line
 def write_picture(answers: Iterator[dict[str, Any]], path: Path) -> None:
     """Write the one answer of `predict senses` as a PNG. Errors: `BertJaxError` when matplotlib is not installed."""
     try:
-        from matplotlib import font_manager, rc_context
+        import matplotlib  # noqa: F401 - said before the work, not after it
     except ImportError as error:
         raise BertJaxError(
             f"{path} cannot be drawn without matplotlib: pip install 'bert-jax[plot]', or give --out FILE.jsonl"
         ) from error
     answer = next(answers)
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    families = ["DejaVu Sans", *(name for name in WIDE_FAMILIES if name in known)]
-    with rc_context({"font.family": families, "text.parse_math": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn, as everywhere else
-        figure = draw(answer)
-        with atomic_writer(path) as file:
-            figure.savefig(file, format="png", dpi=120)
+    write_figure(lambda: draw(answer), path)
 
 
 def draw(answer: dict[str, Any]) -> Figure:

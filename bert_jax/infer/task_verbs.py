@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bert_jax.infer.answer import Asked, answers
 from bert_jax.infer.by_form import form_of
@@ -13,6 +13,10 @@ from bert_jax.infer.extract import extracts
 from bert_jax.infer.relate import relations
 from bert_jax.infer.tag import tags
 from bert_jax.infer.windows import Text
+from bert_jax.tasks.task import ChoiceExample, Question
+
+if TYPE_CHECKING:
+    from bert_jax.infer.loaded import Bert
 
 Answer = dict[str, Any]
 CLASSIFIES = ("classification", "regression", "multi_label", "first_token")
@@ -20,6 +24,10 @@ CLASSIFIES = ("classification", "regression", "multi_label", "first_token")
 
 class TaskVerbs:
     """One answer for one input, a list for several. Errors: `BertJaxError` for a model fine-tuned for another task."""
+
+    @property
+    def _bert(self) -> Bert:
+        return cast("Bert", self)  # which alone these methods are for
 
     def classify(
         self, texts: Text | Iterable[Text], truncate: bool = False, max_length: int | None = None
@@ -36,10 +44,10 @@ class TaskVerbs:
         >>> [answer["a"] for answer in classifier.classify([("a cat", "it ran"), ("a dog", "it sat")])]
         ['a cat', 'a dog']
         """
-        form = form_of(self, CLASSIFIES, "classify texts")  # type: ignore[arg-type]
+        form = form_of(self._bert, CLASSIFIES, "classify texts")
         if isinstance(texts, str | tuple):
-            return next(classify(self, [texts], form, truncate, max_length))  # type: ignore[arg-type]
-        return list(classify(self, texts, form, truncate, max_length))  # type: ignore[arg-type]
+            return next(classify(self._bert, [texts], form, truncate, max_length))
+        return list(classify(self._bert, texts, form, truncate, max_length))
 
     def tag(self, texts: str | Iterable[str]) -> Answer | list[Answer]:
         """A tag for every word, and the entities with their characters. See `bert_jax.infer.tag.tags`.
@@ -50,10 +58,10 @@ class TaskVerbs:
         >>> all(entity["kind"] == "PET" for entity in answer["entities"])
         True
         """
-        form = form_of(self, ("tagging",), "tag words")  # type: ignore[arg-type]
+        form = form_of(self._bert, ("tagging",), "tag words")
         if isinstance(texts, str):
-            return next(tags(self, [texts], form))  # type: ignore[arg-type]
-        return list(tags(self, texts, form))  # type: ignore[arg-type]
+            return next(tags(self._bert, [texts], form))
+        return list(tags(self._bert, texts, form))
 
     def relate(self, texts: str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]]) -> Answer | list[Answer]:
         """The relation between two entities marked `<e1>…</e1>` and `<e2>…</e2>`.
@@ -64,10 +72,10 @@ class TaskVerbs:
         >>> answer["text"], answer["first"], sorted(answer["probabilities"])
         ('The dog ran on the cat.', [4, 7], ['Chases(e1,e2)', 'Other'])
         """
-        form = form_of(self, ("relation",), "relate entities")  # type: ignore[arg-type]
+        form = form_of(self._bert, ("relation",), "relate entities")
         if isinstance(texts, str | Mapping):
-            return next(relations(self, [texts], form))  # type: ignore[arg-type]
-        return list(relations(self, texts, form))  # type: ignore[arg-type]
+            return next(relations(self._bert, [texts], form))
+        return list(relations(self._bert, texts, form))
 
     def extract(self, texts: str | Iterable[str]) -> Answer | list[Answer]:
         """The spans of a text, with their kinds and characters. See `bert_jax.infer.extract.extracts`.
@@ -77,10 +85,10 @@ class TaskVerbs:
         >>> all(text[span["first"] : span["past"]] == span["text"] for span in spans)
         True
         """
-        form = form_of(self, ("pointers",), "extract spans")  # type: ignore[arg-type]
+        form = form_of(self._bert, ("pointers",), "extract spans")
         if isinstance(texts, str):
-            return next(extracts(self, [texts], form))  # type: ignore[arg-type]
-        return list(extracts(self, texts, form))  # type: ignore[arg-type]
+            return next(extracts(self._bert, [texts], form))
+        return list(extracts(self._bert, texts, form))
 
     def answer(
         self, questions: str | Asked | Iterable[str | Asked], context: str | None = None
@@ -94,10 +102,10 @@ class TaskVerbs:
         >>> context[answer["start"] : answer["end"]] == answer["answer"]
         True
         """
-        form = form_of(self, ("question_answering",), "answer questions")  # type: ignore[arg-type]
-        if isinstance(questions, str | tuple | Mapping):
-            return next(answers(self, [questions], form, context))  # type: ignore[arg-type]
-        return list(answers(self, questions, form, context))  # type: ignore[arg-type]
+        form = form_of(self._bert, ("question_answering",), "answer questions")
+        if isinstance(questions, str | tuple | Mapping | Question):
+            return next(answers(self._bert, [questions], form, context))
+        return list(answers(self._bert, questions, form, context))
 
     def choose(
         self, contexts: Offered | Iterable[Offered], choices: Sequence[str] | None = None
@@ -110,7 +118,7 @@ class TaskVerbs:
         >>> len(answer["probabilities"]), answer["text"] == ["it sat", "it ran", "rain !"][answer["choice"]]
         (3, True)
         """
-        form = form_of(self, ("multiple_choice",), "choose")  # type: ignore[arg-type]
-        if isinstance(contexts, str | tuple | Mapping):
-            return next(choose(self, [contexts], form, choices))  # type: ignore[arg-type]
-        return list(choose(self, contexts, form, choices))  # type: ignore[arg-type]
+        form = form_of(self._bert, ("multiple_choice",), "choose")
+        if isinstance(contexts, str | tuple | Mapping | ChoiceExample):
+            return next(choose(self._bert, [contexts], form, choices))
+        return list(choose(self._bert, contexts, form, choices))

@@ -14,7 +14,7 @@ from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors
 from bert_jax.finetune_config import TaskData
 from bert_jax.tasks.multiple_choice import check_choices
-from bert_jax.tasks.squad import files_of
+from bert_jax.tasks.source_files import files_of
 from bert_jax.tasks.task import ChoiceExample
 
 _ENDING = re.compile(r"(?:ending|choice|option)_?(\d+)", re.IGNORECASE)
@@ -35,7 +35,7 @@ def read_choices(source: str, data: TaskData) -> Iterator[ChoiceExample]:
     An example that cannot be used ends the reading (`data.on_error` "stop"), or is counted and passed over ("skip").
     Errors: `BertJaxError` naming file and line.
     """
-    for path in files_of(source):
+    for path in map(Path, files_of(source)):
         yield from _read(path, data)
 
 

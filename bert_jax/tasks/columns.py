@@ -10,9 +10,7 @@ byte-order mark is passed over. Lines end with \\n or \\r\\n and nothing else: t
 from __future__ import annotations
 
 import csv
-import glob
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -23,6 +21,7 @@ from bert_jax.data.tfds_source import tfds_rows
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors
 from bert_jax.finetune_config import TaskData
+from bert_jax.tasks.source_files import files_of
 
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _NUMBERS = ("index", "idx", "id")
@@ -101,17 +100,6 @@ def _cells(source: str, data: TaskData, columns: Mapping[str, Column]) -> Iterat
         for cells in read(path, suffix == ".csv", data, columns):
             yield cells._replace(id=cells.id or str(number)) if isinstance(cells, Cells) else cells
             number += 1
-
-
-def files_of(source: str) -> list[str]:
-    """The files that a path or a glob means, sorted. Errors: `BertJaxError` when there are none."""
-    path = os.path.expanduser(source)
-    if os.path.isdir(path):
-        raise BertJaxError(f"source {source} is a directory: name its files, for instance {source.rstrip('/')}/*.tsv")
-    found = [path] if os.path.exists(path) else sorted(p for p in glob.glob(path, recursive=True) if os.path.isfile(p))
-    if not found:
-        raise BertJaxError(f"source {source}: no such file, and no file matches: expected a path, a glob or tfds:…")
-    return found
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------

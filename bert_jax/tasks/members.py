@@ -46,7 +46,8 @@ def groups_of(
         return [members]
     size = config.finetune.side_by_side or fitting_members(config, model, mesh)
     # Whole multiples of the devices are spread over them; of any other number each device holds all.
-    spread = len(members) // mesh.size * mesh.size if config.finetune.side_by_side is None else 0
+    spreads = config.finetune.side_by_side is None and mesh.shape["data"] == mesh.size
+    spread = len(members) // mesh.size * mesh.size if spreads else 0
     wide = size * mesh.size
     groups = [members[first : min(first + wide, spread)] for first in range(0, spread, wide)]
     groups += [members[first : first + size] for first in range(spread, len(members), size)]

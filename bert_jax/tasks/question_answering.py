@@ -63,7 +63,6 @@ class QuestionAnswering(Form):
 
     def __init__(self, tokenizer: Tokenizer, labels: tuple[str, ...], options: TaskOptions):
         super().__init__(tokenizer, labels, options)
-        self.no_answer_threshold: float | None = None
         self._last: tuple[str, np.ndarray, np.ndarray] | None = None
         if options.length < options.query_length + 4:
             raise BertJaxError(

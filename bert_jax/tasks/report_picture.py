@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,18 +33,24 @@ WIDE_FAMILIES = (
 def write_picture(picture: Picture, title: str, path: Path) -> bool:
     """Write the PNG; False, and one line in the log, where matplotlib is not installed."""
     try:
-        from matplotlib import font_manager, rc_context
+        write_figure(lambda: draw(picture, title), path)
     except ImportError:
         log(f"{path.name} is not drawn without matplotlib: pip install 'bert-jax[plot]'")
         return False
+    return True
+
+
+def write_figure(make: Callable[[], Figure], path: Path) -> None:
+    """Write what `make` draws as a PNG, in fonts that have its characters. Errors: `ImportError` without matplotlib."""
+    from matplotlib import font_manager, rc_context
+
     known = {font.name for font in font_manager.fontManager.ttflist}
     families = ["DejaVu Sans", *(name for name in WIDE_FAMILIES if name in known)]
     with rc_context({"font.family": families, "text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn, as everywhere else
-        figure = draw(picture, title)
+        figure = make()
         with atomic_writer(path) as file:
             figure.savefig(file, format="png", dpi=120)
-    return True
 
 
 def draw(picture: Picture, title: str) -> Figure:

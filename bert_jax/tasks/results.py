@@ -54,7 +54,8 @@ def write_predictions(path: Path, examples: Sequence[Any], predictions: Sequence
         return
     with atomic_writer(path, "w") as file:
         for example, prediction in zip(examples, predictions, strict=True):
-            values = {item.name: getattr(example, item.name) for item in dataclasses.fields(example)}
+            fields = [item.name for item in dataclasses.fields(example) if item.compare]  # not its whole document
+            values = {name: getattr(example, name) for name in fields}
             shown = {name: value for name, value in values.items() if value is not None and value != ""}
             file.write(to_json({**shown, "predicted": _plain(prediction)}) + "\n")
 

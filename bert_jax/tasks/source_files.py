@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from bert_jax.console import warn
@@ -18,11 +18,12 @@ def files_of(source: str) -> list[str]:
     """The files that a name or a glob stands for, sorted. Errors: `BertJaxError` where there is none."""
     if source.startswith("tfds:"):
         raise BertJaxError(f"{source}: this task reads files; write the set to one of the forms in docs/finetuning.md")
-    if Path(source).is_dir():
-        raise BertJaxError(f"{source} is a directory: name its files, such as {source.rstrip('/')}/train.txt")
-    found = [source] if Path(source).exists() else sorted(glob.glob(source, recursive=True))
+    path = os.path.expanduser(source)
+    if os.path.isdir(path):
+        raise BertJaxError(f"{source} is a directory: name its files, for instance {source.rstrip('/')}/*.tsv")
+    found = [path] if os.path.exists(path) else sorted(p for p in glob.glob(path, recursive=True) if os.path.isfile(p))
     if not found:
-        raise BertJaxError(f"no file {source}: expected a file or a glob that matches some")
+        raise BertJaxError(f"no file at {source}: no such file, and no file matches; expected a path or a glob")
     return found
 
 

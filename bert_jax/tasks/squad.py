@@ -7,7 +7,6 @@ Two forms are known: SQuAD's, `{"data": [{"paragraphs": [{"context", "qas": [{"i
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
 from bert_jax.files import read_json
 from bert_jax.finetune_config import TaskData
+from bert_jax.tasks.source_files import files_of
 from bert_jax.tasks.task import Question
 
 _SHOWN = 60  # characters of a text in a message
@@ -31,20 +31,8 @@ def read_squad(source: str, data: TaskData) -> Iterator[Question]:
     Errors: `BertJaxError` naming file, and question where there is one.
     """
     seen: set[str] = set()
-    for path in files_of(source):
+    for path in map(Path, files_of(source)):
         yield from _File(path, data.on_error == "stop", seen).questions()
-
-
-def files_of(source: str) -> list[Path]:
-    """The file `source`, or the files that the glob matches, sorted. Errors: `BertJaxError` where there is none."""
-    if source.startswith("tfds:"):
-        raise BertJaxError(f"{source}: this task reads files; give the path of one")
-    if Path(source).is_file():
-        return [Path(source)]
-    found = sorted(Path(name) for name in glob.glob(source, recursive=True) if Path(name).is_file())
-    if not found:
-        raise BertJaxError(f"no file at {source}: expected a file, or a glob that matches some")
-    return found
 
 
 class _File:

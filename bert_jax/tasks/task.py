@@ -150,6 +150,8 @@ class Form(abc.ABC):
         self.tokenizer, self.labels, self.options = tokenizer, labels, options
         self.cut = 0
         """Examples that lost tokens so far; whoever reads examples reports it."""
+        self.no_answer_threshold: float | None = None
+        """Of forms that may say that there is no answer: from which odds on they do, once that is tuned."""
 
     @classmethod
     def labels_of(cls, examples: Iterable[Any]) -> tuple[str, ...]:

@@ -237,7 +237,7 @@ class Training:
         """What was tuned on dev is applied to what is written of dev and test, not tuned again."""
         threshold = best_models(run.path / "models")[best].scores.get("no_answer_threshold")
         if threshold is not None:
-            self.form.no_answer_threshold = threshold  # type: ignore[attr-defined]
+            self.form.no_answer_threshold = threshold
 
     def _trained(self, run: Run, splits: dict[str, Split], result: dict[str, Any]) -> Trained:
         """What the report says of the training."""
