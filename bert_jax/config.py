@@ -140,7 +140,7 @@ class Train:
     """Compute dtype; auto: bfloat16 on TPU and GPUs of capability 8.0 and more, float32 elsewhere."""
     dropout: Literal["exact", "fast"] = numerics("exact")
     """exact: the same bits on every mesh and accumulation; fast: the accelerator's own generator."""
-    attention: Literal["auto", "einsum", "xla", "cudnn"] = numerics("auto")
+    attention: Literal["auto", "einsum", "matmul", "xla", "cudnn", "flash", "splash"] = numerics("auto")
     """Attention engine."""
     scan_layers: bool | None = numerics(None)
     """Compile one layer and scan over it; default: on accelerators, not on CPU (measured faster unrolled)."""

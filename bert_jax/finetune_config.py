@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bert_jax.config import Checkpoint, Config, Log, Mesh, Optimizer, Span, free, identity, numerics, schedule
+from bert_jax.config import (
+    Checkpoint,
+    Config,
+    Log,
+    Mesh,
+    Optimizer,
+    Span,
+    free,
+    identity,
+    numerics,
+    schedule,
+)
 from bert_jax.errors import BertJaxError
 
 
@@ -101,7 +112,7 @@ class Finetune:
     """Compute dtype; auto: bfloat16 on TPU and GPUs of capability 8.0 and more, float32 elsewhere."""
     generator: Literal["exact", "fast"] = numerics("exact")
     """Dropout generator. exact: the same bits whatever the mesh and however many seeds run side by side."""
-    attention: Literal["auto", "einsum", "xla", "cudnn"] = numerics("auto")
+    attention: Literal["auto", "einsum", "matmul", "xla", "cudnn", "flash", "splash"] = numerics("auto")
     """Attention engine."""
     scan_layers: bool | None = numerics(None)
     """Compile one layer and scan over it; default: on accelerators, not on CPU."""

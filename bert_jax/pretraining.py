@@ -36,7 +36,7 @@ from bert_jax.train.reconcile import as_calibrated, reconcile
 from bert_jax.train.run import Run, create_run, is_run, on_first_process, open_run, restore_tokenizer, with_steps
 from bert_jax.train.sharding import make_mesh, rows_per_split
 from bert_jax.train.starting import architecture_of, starting_parameters
-from bert_jax.train.state import resolve
+from bert_jax.train.state import resolve, resolve_attention
 
 OnMetrics = Callable[[dict[str, Any]], None]
 
@@ -81,6 +81,9 @@ def pretrain(
         run = _open(path, config, data, mesh, init, change, minutes)
     for name, choice in materials.programs(0).choices.items():
         log(f"{name}: {choice.value} ({choice.reason})")
+    for index in range(1, len(config.phases)):
+        choice = resolve_attention(config, index, mesh)
+        log(f"attention of phase {index}: {choice.value} ({choice.reason})")
     return train(
         config,
         run,
@@ -145,6 +148,8 @@ def _open(
 ) -> Run:
     """The run at `path`, continued where the configuration allows it, else made."""
     numerics = {name: str(choice.value) for name, choice in resolve(config.train, mesh).items()}
+    engines = [resolve_attention(config, index, mesh).value for index in range(len(config.phases))]
+    numerics["attention"] = ", ".join(dict.fromkeys(engines))
 
     def make() -> Run:
         if is_run(path):

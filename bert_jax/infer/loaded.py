@@ -58,6 +58,7 @@ class Bert(TaskVerbs):
             attention="matmul" if attention == "auto" and self._on_cpu() else attention,
             classes=source.classes,
             pooler=source.pooler,
+            layout=self.placing.layout,
         )
         self.first_window = WINDOW
         self._programs: dict[Hashable, Callable[..., Any]] = {}

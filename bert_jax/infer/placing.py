@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bert_jax.compat import make_mesh
+from bert_jax.config import Mesh
 from bert_jax.errors import BertJaxError
+from bert_jax.model.layout import Layout
+from bert_jax.train.sharding import BATCH, by_device, make_mesh
 
 
 def prediction_devices(count: int | None = None) -> list[jax.Device]:
@@ -32,7 +35,13 @@ class Placing:
 
     def __init__(self, devices: Sequence[jax.Device]):
         self.devices = tuple(devices)
-        self._mesh = make_mesh((len(devices),), ("data",), devices) if len(devices) > 1 else None
+        self._mesh = make_mesh(Mesh(), devices) if len(devices) > 1 else None
+
+    @property
+    def layout(self) -> Layout:
+        """What the model is told of the devices."""
+        layout = Layout(platform=self.devices[0].platform)
+        return layout if self._mesh is None else layout._replace(by_device=partial(by_device, self._mesh))
 
     def everywhere(self, tree: Any) -> Any:
         """`tree` of arrays, whole on each device."""
@@ -46,4 +55,4 @@ class Placing:
         """`array` (rows, ...), its rows a multiple of the devices, as many of them on each."""
         if self._mesh is None:
             return array  # the program takes it where its parameters are
-        return jax.device_put(array, NamedSharding(self._mesh, PartitionSpec("data")))
+        return jax.device_put(array, NamedSharding(self._mesh, BATCH))

@@ -89,9 +89,9 @@ class Bert(nn.Module):
             draws = make_draws(dropout, ids.shape[0], places, sequence_ids)
         embeddings = Embeddings(config, dtype, self.vocab_multiple, name="embeddings")
         x, table = embeddings(ids, batch["segment_ids"], position_ids, draws)
-        mask = attention.attention_mask(batch["input_mask"], sequence_ids)
+        visible = attention.visible_from(batch["input_mask"], sequence_ids)
         encoder = Encoder(config, dtype, self.attention, self.scan_layers, self.remat, self.layout, name="encoder")
-        states, shares = encoder(x, mask, draws, hidden_states, attentions)
+        states, shares = encoder(x, visible, draws, hidden_states, attentions)
         outputs: dict[str, Any] = {"sequence_output": states[-1]}
         if hidden_states:
             outputs["hidden_states"] = (x, *states)

@@ -56,10 +56,13 @@ class SelfAttention(nn.Module):
     config: BertConfig
     dtype: jnp.dtype
     engine: str
+    layout: Layout
     probabilities: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, dropped: dropout.Masks) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(
+        self, x: jax.Array, visible: attention.Visible, dropped: dropout.Masks
+    ) -> tuple[jax.Array, jax.Array | None]:
         config = self.config
         width, heads, head_size = config.hidden_size, config.num_attention_heads, config.head_size
 
@@ -71,11 +74,12 @@ class SelfAttention(nn.Module):
             query=project("query"),
             key=project("key"),
             value=project("value"),
-            mask=mask,
+            visible=visible,
             dropped=dropped.attention_probabilities,
             rate=config.attention_probs_dropout_prob,
+            platform=self.layout.platform or jax.default_backend(),
         )
-        mixed, shares = attention.attend(self.engine, request, self.probabilities)
+        mixed, shares = attention.attend(self.engine, request, self.probabilities, self.layout)
         output_shape = (heads, head_size, width)
         output = Linear("BTNH,NHD->BTD", output_shape, (width,), config.initializer_range, self.dtype, name="output")
         added = dropout.drop(output(mixed), dropped.attention_output, config.hidden_dropout_prob, 2)
@@ -105,12 +109,15 @@ class Layer(nn.Module):
     config: BertConfig
     dtype: jnp.dtype
     engine: str
+    layout: Layout
     probabilities: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, dropped: dropout.Masks) -> tuple[jax.Array, jax.Array | None]:
-        attend = SelfAttention(self.config, self.dtype, self.engine, self.probabilities, name="attention")
-        x, shares = attend(x, mask, dropped)
+    def __call__(
+        self, x: jax.Array, visible: attention.Visible, dropped: dropout.Masks
+    ) -> tuple[jax.Array, jax.Array | None]:
+        attend = SelfAttention(self.config, self.dtype, self.engine, self.layout, self.probabilities, name="attention")
+        x, shares = attend(x, visible, dropped)
         return FeedForward(self.config, self.dtype, name="feed_forward")(x, dropped.feed_forward_output), shares
 
 
@@ -129,12 +136,17 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: jax.Array, draws: dropout.Draws | None, hidden_states: bool, attentions: bool
+        self,
+        x: jax.Array,
+        visible: attention.Visible,
+        draws: dropout.Draws | None,
+        hidden_states: bool,
+        attentions: bool,
     ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-        count = self.config.num_hidden_layers
-        layer = Layer(self.config, self.dtype, self.engine, attentions, parent=None)
+        count, layout = self.config.num_hidden_layers, self.layout
+        layer = Layer(self.config, self.dtype, self.engine, layout, attentions, parent=None)
         if self.is_initializing():
-            self._draw_layers(layer, x, mask)
+            self._draw_layers(layer, x, visible)
             return (x,), ()
         # All masks in one computation, where the backward pass would keep them anyway: it compiles once.
         masks = None
@@ -143,9 +155,9 @@ class Encoder(nn.Module):
 
         def run(x: jax.Array, params: Any, index: jax.Array, dropped: dropout.Masks | None) -> Any:
             dropped = dropout.layer_masks(draws, self.config, index) if dropped is None else dropped
-            params = self.layout.parameters("encoder/layer_0", params)
-            x, shares = layer.apply({"params": params}, self.layout.rows(x), mask, dropped)
-            return self.layout.rows(x), shares
+            params = layout.parameters("encoder/layer_0", params)
+            x, shares = layer.apply({"params": params}, layout.rows(x), visible, dropped)
+            return layout.rows(x), shares
 
         run = rematerialised(run, self.remat, self.scan_layers)
         params = self.variables["params"]
@@ -159,11 +171,11 @@ class Encoder(nn.Module):
             shares.append(share)
         return tuple(states if hidden_states else states[-1:]), tuple(shares) if attentions else ()
 
-    def _draw_layers(self, layer: Layer, x: jax.Array, mask: jax.Array) -> None:
+    def _draw_layers(self, layer: Layer, x: jax.Array, visible: attention.Visible) -> None:
         """All layers' parameters in one computation: drawn one by one, BERT-base takes twelve seconds to compile."""
         first = self.make_rng("params")
         keys = jax.vmap(jax.random.fold_in, (None, 0))(first, jnp.arange(self.config.num_hidden_layers))
-        stacked = jax.vmap(lambda key: layer.init(key, x, mask, dropout.Masks())["params"])(keys)
+        stacked = jax.vmap(lambda key: layer.init(key, x, visible, dropout.Masks())["params"])(keys)
         for name, params in unstack_layers(stacked).items():
             self.param(name, lambda _, params=params: params)
 

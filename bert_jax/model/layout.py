@@ -16,5 +16,9 @@ class Layout(NamedTuple):
     are gathered here, right before use, and their gradients cut again."""
     rows: Callable[[jax.Array], jax.Array] = lambda x: x
     """An array whose first axis is the batch."""
+    platform: str | None = None
+    """Of the devices (cpu, gpu or tpu), which decides between attention engines (None: of this process's)."""
+    by_device: Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]] = lambda attend: attend
+    """A function of q, k, v (B, T, N, H) and segments (B, T), made to be run by each device on its rows and heads."""
     table: Callable[[jax.Array], jax.Array] = lambda table: table
     """The word table (padded V, D) as the masked language model head reads it."""

@@ -104,6 +104,7 @@ def _figures(bert: Bert, sentences: list[str], requests: int, repeats: int) -> d
     sums = _sums(bert, sentences)
     devices = bert.placing.devices
     peak = peak_flops(devices[0].device_kind, len(devices))
+    engine = choose(bert.module.attention, devices[0].platform, sums["longest"], bert.config.head_size, False).engine
     flops = float(forward_flops(bert.config, sums))
     return {
         "sequences_per_second": len(sentences) / median,
@@ -115,7 +116,7 @@ def _figures(bert: Bert, sentences: list[str], requests: int, repeats: int) -> d
         "devices": len(devices),
         "compile_seconds": max(0.0, first - median),
         "dtype": str(bert.module.dtype),
-        "attention_engine": choose(bert.module.attention, False, False),
+        "attention_engine": engine,
         "flops_per_sequence": flops / len(sentences),
         "texts": len(sentences),
         "requests": len(asked),
@@ -136,4 +137,10 @@ def _sums(bert: Bert, sentences: Sequence[str]) -> dict[str, int]:
     limit = min(bert.config.max_position_embeddings, (recipe and recipe.max_length) or 10**9)
     lengths = [min(len(bert.tokenizer.ids(sentence)) + 2, limit) for sentence in sentences]
     squared = sum(length * length for length in lengths)
-    return {"real_tokens": sum(lengths), "real_tokens_squared": squared, "mlm_count": 0, "sequences": 0}
+    return {
+        "real_tokens": sum(lengths),
+        "real_tokens_squared": squared,
+        "mlm_count": 0,
+        "sequences": 0,
+        "longest": max(lengths),
+    }

@@ -20,7 +20,6 @@ from bert_jax.console import progress
 from bert_jax.data.feed import make_feed
 from bert_jax.data.store import Store
 from bert_jax.errors import bad_usage
-from bert_jax.model.attention import choose
 from bert_jax.model.flops import peak_flops, training_flops
 from bert_jax.scale.bench_feed import open_bench_store
 from bert_jax.scale.bench_record import device_figures, percentiles, record
@@ -112,7 +111,7 @@ def train_figures(program: Program, timing: Timing) -> dict[str, Any]:
         "batch": phase.batch,
         "length": phase.length,
         "predictions": phase.predictions,
-        "attention_engine": engine_of(program),
+        "attention_engine": program.choices["attention"].value,
         "flops_per_sequence": real / sums["sequences"],
         "flops_per_sequence_padded": padded / sums["sequences"],
         "padding_share": 1 - sums["real_tokens"] / sums["tokens"],
@@ -197,8 +196,3 @@ def full_rows(sums: dict[str, float], length: int, predictions: int) -> dict[str
         "real_tokens_squared": rows * length * length,
         "mlm_count": rows * predictions,
     }
-
-
-def engine_of(program: Program) -> str:
-    """The attention engine the step runs with, `auto` resolved."""
-    return choose(program.config.train.attention, program.config.model.attention_probs_dropout_prob > 0, False)

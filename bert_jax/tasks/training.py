@@ -109,7 +109,8 @@ class Training:
             classes=form.classes,
             pooler=form.pooler,
             dtype=self.choices["dtype"].value,
-            attention=own.attention,
+            # Members side by side are cut by the partitioner, which cannot cut a kernel.
+            attention="einsum" if several and own.attention == "auto" else own.attention,
             scan_layers=self.choices["scan_layers"].value,
             remat=own.remat,
             vocab_multiple=self.choices["vocab_multiple"].value,

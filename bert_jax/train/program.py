@@ -19,7 +19,7 @@ from bert_jax.model.bert import Bert, abstract_parameters, init_parameters, make
 from bert_jax.train.masking import Vocabulary
 from bert_jax.train.optimizer import path_name
 from bert_jax.train.sharding import BATCH, REPLICATED, check_divisible, make_layout, parameter_shardings, rows_per_split
-from bert_jax.train.state import Choice, State, init_state, resolve
+from bert_jax.train.state import Choice, State, init_state, resolve, resolve_attention
 from bert_jax.train.step import Metrics, make_evaluate_step, make_train_step
 
 Tree = Any
@@ -35,7 +35,7 @@ class Program:
     config: Config
     phase_index: int
     choices: dict[str, Choice]
-    """What was resolved from the machine (dtype, scan_layers, vocab_multiple), and why: for the log."""
+    """What was resolved from the machine (dtype, scan_layers, vocab_multiple, attention), and why: for the log."""
     state_shardings: State
     compiled_init: Any
     """The jitted drawing of a state from a key."""
@@ -118,7 +118,7 @@ def make_program(config: Config, phase_index: int, mesh: jax.sharding.Mesh, voca
             f"train.objective {train.objective} needs two segments: model.type_vocab_size is "
             f"{config.model.type_vocab_size}"
         )
-    choices = resolve(train, mesh)
+    choices = resolve(train, mesh) | {"attention": resolve_attention(config, phase_index, mesh)}
     model = make_model(
         config.model,
         heads=("masked_lm",) if train.objective == "mlm" else ("masked_lm", "next_sentence"),

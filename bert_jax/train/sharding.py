@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -142,8 +142,9 @@ def make_layout(mesh: jax.sharding.Mesh) -> Layout:
     Left to itself the partitioner gathers whole batches of activations rather than one layer's parameters. The
     gradient of a gathered parameter is cut again (a reduce-scatter), so no device ever holds all of it for long.
     """
+    platform = mesh.devices.flat[0].platform
     if mesh.size == 1:
-        return Layout()
+        return Layout(platform=platform)
 
     def constrain(spec: PartitionSpec) -> Callable[[jax.Array], jax.Array]:
         return lambda array: jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec))
@@ -156,12 +157,24 @@ def make_layout(mesh: jax.sharding.Mesh) -> Layout:
 
         return jax.tree_util.tree_map_with_path(gather, params)
 
-    layout = Layout(rows=constrain(BATCH))
+    layout = Layout(rows=constrain(BATCH), by_device=partial(by_device, mesh), platform=platform)
     if mesh.shape["fsdp"] > 1:
         layout = layout._replace(parameters=parameters)
     if mesh.shape["tensor"] > 1:
         layout = layout._replace(table=constrain(PartitionSpec("tensor", None)))
     return layout
+
+
+def by_device(mesh: jax.sharding.Mesh, attend: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`attend(q, k, v, segments)` run by each device on its own rows and heads; rows that do not divide, by all."""
+
+    def run(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array) -> jax.Array:
+        rows = BATCH if query.shape[0] % rows_per_split(mesh) == 0 else PartitionSpec(None)
+        heads = PartitionSpec(*rows, None, "tensor", None)
+        cut = compat.shard_map(attend, mesh=mesh, in_specs=(heads, heads, heads, rows), out_specs=heads)
+        return cast(jax.Array, cut(query, key, value, segments))
+
+    return run
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

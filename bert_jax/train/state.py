@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bert_jax.config import Train
+from bert_jax.config import Config, Train
+from bert_jax.model.attention import choose
 from bert_jax.train.optimizer import Moments, init_moments
 
 Tree = Any
@@ -70,6 +71,13 @@ def resolve_vocab_multiple(mesh: jax.sharding.Mesh) -> Choice:
     if mesh.shape["tensor"] > 1 or mesh.devices.flat[0].platform != "cpu":
         return Choice(math.lcm(128, mesh.shape["tensor"]), "whole tiles, and equal parts along mesh.tensor")
     return Choice(1, "nothing gained by padding on CPU")
+
+
+def resolve_attention(config: Config, phase_index: int, mesh: jax.sharding.Mesh) -> Choice:
+    """The attention engine that a phase is trained with. Evaluation drops nothing, and chooses for itself."""
+    model, length = config.model, config.phases[phase_index].length
+    platform, dropped = mesh.devices.flat[0].platform, model.attention_probs_dropout_prob > 0
+    return Choice(*choose(config.train.attention, platform, length, model.head_size, dropped))
 
 
 def resolve(train: Train, mesh: jax.sharding.Mesh) -> dict[str, Choice]:
