@@ -363,6 +363,21 @@ def test_data_parallelism_gathers_no_parameters_and_donates_the_state() -> None:
     assert analysis.alias_size_in_bytes >= state_bytes
 
 
+@pytest.mark.parametrize("accumulation", [1, pytest.param(2, marks=SLOWER)])
+def test_gradients_are_exchanged_once_a_step(accumulation: int) -> None:
+    made = program(change(CONFIG, train={"accumulation": accumulation}), (8, 1, 1))
+    summed: dict[bool, int] = {True: 0, False: 0}
+    for computation in re.split(r"\n(?=%|ENTRY)", lowered(made).compile().as_text()):
+        for shapes in re.findall(r"= (.*?) all-reduce(?:-start)?\(", computation):
+            sizes = [np.prod([int(n) for n in axes.split(",") if n]) for axes in re.findall(r"f32\[([\d,]*)\]", shapes)]
+            summed[computation.startswith("ENTRY")] += int(sum(sizes))
+    params = made.abstract_state().params
+    every, table = sum(leaf.size for leaf in jax.tree.leaves(params)), params["embeddings"]["word_embeddings"].size
+    assert summed[False] == 0  # none inside a loop
+    # XLA on a CPU sums what the two uses of the word table give apart, unless each device has added them up itself.
+    assert 0.98 * every < summed[True] < every + 20 + (table if accumulation == 1 else 0)
+
+
 def test_fsdp_gathers_one_layer_s_parameters_and_no_activations() -> None:
     compiled = lowered(program(change(CONFIG, train=SCANNED), FSDP)).compile()
     found = re.findall(r"= ([^=]*) (all-gather|all-to-all|collective-permute)(?:-start)?\(", compiled.as_text())

@@ -198,15 +198,17 @@ def _is_spec(value: Any) -> bool:
     return isinstance(value, PartitionSpec)
 
 
-def microbatches(batch: Tree, count: int, mesh: jax.sharding.Mesh) -> Tree:
+def microbatches(batch: Tree, count: int, mesh: jax.sharding.Mesh | None) -> Tree:
     """(B, …) arrays as (count, B / count, …), row r in microbatch r mod count.
 
-    Interleaved rather than cut, so that each device keeps its own rows: nothing is exchanged.
+    Interleaved rather than cut, so that each device keeps its own rows: nothing is exchanged. `mesh` None: the arrays
+    are one device's own.
     """
-    layout = NamedSharding(mesh, PartitionSpec(None, *BATCH))
 
     def split(array: jax.Array) -> jax.Array:
         parts = array.reshape(array.shape[0] // count, count, *array.shape[1:]).swapaxes(0, 1)
-        return jax.lax.with_sharding_constraint(parts, layout)
+        if mesh is None:
+            return parts
+        return jax.lax.with_sharding_constraint(parts, NamedSharding(mesh, PartitionSpec(None, *BATCH)))
 
     return jax.tree.map(split, batch)

@@ -7,22 +7,24 @@ given to `jax.jit` from outside (see `program`); the step itself is the same on 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from bert_jax import compat
 from bert_jax.batch import EXAMPLES, MASKED, check
 from bert_jax.compat import threefry_2x32
 from bert_jax.config import Config, Optimizer
 from bert_jax.model.bert import Bert, apply
 from bert_jax.model.dropout import Dropout
+from bert_jax.model.layout import Layout
 from bert_jax.train.losses import Sums, masked_lm_loss, next_sentence_loss, pretraining_sums
 from bert_jax.train.masking import Vocabulary, mask_tokens
 from bert_jax.train.optimizer import clip, global_norm, make_update_rule
 from bert_jax.train.schedule import count_start, make_schedule
-from bert_jax.train.sharding import gather_outside_encoder, microbatches
+from bert_jax.train.sharding import BATCH, REPLICATED, gather_outside_encoder, microbatches
 from bert_jax.train.state import State
 
 Tree = Any
@@ -103,11 +105,16 @@ def make_gradients(
 ) -> Callable[[Tree, Batch, jax.Array], tuple[Tree, Sums]]:
     """`gradients(params, masked_batch, key) -> (gradients of the joint loss, sums)`.
 
-    With accumulation the batch is cut into microbatches, one after the other, whose gradients are summed.
+    With accumulation the batch is cut into microbatches, one after the other, whose gradients are summed. On a mesh of
+    `data` alone each device sums its own, and they are exchanged once: left to itself the partitioner exchanges them
+    after every microbatch.
     """
     accumulation = config.train.accumulation
     exact = config.train.dropout == "exact"  # its bits belong to the example; fast draws by place, anew each time
     next_sentence = config.train.objective != "mlm"
+
+    alone = accumulation > 1 and mesh.size > 1 and mesh.shape["data"] == mesh.size  # each device sums its own
+    model = model.clone(layout=Layout(platform=model.layout.platform)) if alone else model
 
     def loss(params: Tree, batch: Batch, totals: _Totals, key: jax.Array) -> tuple[jax.Array, Sums]:
         dropout = Dropout(key, batch["example_ids"], config.train.dropout)
@@ -116,20 +123,30 @@ def make_gradients(
         )
         return joint_loss(sums, totals), sums
 
-    def gradients(params: Tree, batch: Batch, key: jax.Array) -> tuple[Tree, Sums]:
-        totals = _Totals(jnp.sum(batch["masked_lm_weights"]), jnp.sum(batch["next_sentence_weights"]))
-        part = jax.grad(loss, has_aux=True)
-        if accumulation == 1:
-            return part(params, batch, totals, key)
+    part = jax.grad(loss, has_aux=True)
+
+    def accumulated(params: Tree, batch: Batch, totals: _Totals, key: jax.Array) -> tuple[Tree, Sums]:
+        device = jax.lax.axis_index("data") if alone else 0
 
         def add(carry: tuple[Tree, Sums], indexed: tuple[jax.Array, Batch]) -> tuple[tuple[Tree, Sums], None]:
             index, microbatch = indexed
-            own = key if exact else jnp.stack(threefry_2x32(key[0], key[1], index, 0))
+            own = key if exact else jnp.stack(threefry_2x32(key[0], key[1], index, device))
             return jax.tree.map(jnp.add, carry, part(params, microbatch, totals, own)), None
 
-        indexed = (jnp.arange(accumulation), microbatches(batch, accumulation, mesh))
+        indexed = (jnp.arange(accumulation), microbatches(batch, accumulation, None if alone else mesh))
         zeros = (jax.tree.map(jnp.zeros_like, params), Sums(*[jnp.zeros((), jnp.float32)] * len(Sums._fields)))
-        return jax.lax.scan(add, zeros, indexed)[0]
+        found = jax.lax.scan(add, zeros, indexed)[0]
+        return jax.lax.psum(found, "data") if alone else found
+
+    def gradients(params: Tree, batch: Batch, key: jax.Array) -> tuple[Tree, Sums]:
+        totals = _Totals(jnp.sum(batch["masked_lm_weights"]), jnp.sum(batch["next_sentence_weights"]))
+        if accumulation == 1:
+            return part(params, batch, totals, key)
+        if not alone:
+            return accumulated(params, batch, totals, key)
+        specs = (REPLICATED, BATCH, REPLICATED, REPLICATED)
+        run = compat.shard_map(accumulated, mesh=mesh, in_specs=specs, out_specs=REPLICATED)
+        return cast(tuple[Tree, Sums], run(params, dict(batch), totals, key))
 
     return gradients
 
