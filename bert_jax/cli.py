@@ -171,7 +171,12 @@ def _as_typed(command: Callable[..., Any]) -> Callable[..., Any]:
     from bert_jax.finetune_config import FinetuneConfig
 
     hints = _hints(command)
-    plain = {str | Config: str, str | FinetuneConfig: str, Sources: Sequence[str]}
+    plain = {
+        str | Config: str,
+        str | FinetuneConfig: str,
+        Sources: Sequence[str],
+        str | tuple[str, ...]: tuple[str, ...],
+    }
     parameters = [
         item.replace(annotation=plain.get(hints[item.name], hints[item.name]))
         for item in inspect.signature(command).parameters.values()

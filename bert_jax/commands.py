@@ -437,8 +437,8 @@ def convert(
 
 
 def bench(
-    what: Literal["train", "feed", "prepare", "tokenize", "predict"],
-    config: str | None = None,
+    what: Literal["train", "feed", "prepare", "tokenize", "predict", "suite", "sweep", "table"],
+    names: str | tuple[str, ...] = (),
     /,
     *,
     store: str | None = None,
@@ -462,14 +462,19 @@ def bench(
     devices: int | None = None,
     seed: int | None = None,
     repeats: int | None = None,
+    only: Sequence[str] = (),
+    vary: Sequence[str] = (),
+    out: str | None = None,
 ) -> dict[str, Any]:
     """Measure speed on this machine: the train step, the feed, preparation, tokenization or predictions.
 
-    Without arguments on synthetic text drawn from a seed, equal on every machine.
+    Without arguments on synthetic text drawn from a seed, equal on every machine. suite: six named workloads that stay
+    what they are, each in a process of its own; sweep: the train step under every combination of what --vary names;
+    table: the JSON files that any of these printed, as Markdown (or, by --out FILE.csv, as CSV).
 
     Args:
         what: The workload.
-        config: CONFIG or preset, for train; MODEL or preset, for predict.
+        names: CONFIG or preset, for train and sweep; MODEL or preset, for predict; FILES, for table.
         store: Token store, for real text in train and feed.
         source: Real text, for prepare, tokenize and predict.
         tokenizer: Tokenizer directory, for prepare and tokenize.
@@ -491,12 +496,15 @@ def bench(
         devices: How many devices share a batch, for predict.
         seed: Seed of the synthetic store or text, for train, feed and predict.
         repeats: Timed repetitions, for feed, prepare, tokenize and predict.
+        only: Only these workloads, for suite.
+        vary: NAME=VALUE,VALUE,... of an option of train (batch, length, attention, packing, mesh, ...), for sweep.
+        out: PNG of the speeds, for sweep; .md or .csv file, for table.
     """
     from bert_jax.scale.bench import bench as measure
 
     return measure(
         what,
-        config,
+        *_as_list(names),
         store=store,
         source=_as_list(source),
         tokenizer=tokenizer,
@@ -518,6 +526,9 @@ def bench(
         devices=devices,
         seed=seed,
         repeats=repeats,
+        only=_as_list(only),
+        vary=_as_list(vary),
+        out=out,
     )
 
 

@@ -15,6 +15,7 @@ BOTTOM_ROW = (
     "files",
     "huge_pages",
     "console",
+    "figure_file",
     "batch",
     "compat",
     "bert_config",

@@ -147,8 +147,10 @@ def test_what_does_not_exist_is_refused() -> None:
         bench("speed")
     with pytest.raises(UsageError, match="bench feed has no option --workers: it has --store"):
         bench("feed", workers=2)
-    with pytest.raises(UsageError, match="bench tokenize has no option --config"):
+    with pytest.raises(UsageError, match="bench tokenize has no use for 'base': it takes none"):
         bench("tokenize", "base")
+    with pytest.raises(UsageError, match="bench train has no use for 'quickstart': it takes one name"):
+        bench("train", "base", "quickstart")
 
 
 def test_record_has_every_key_and_percentiles_are_ordered() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
 from bert_jax.errors import BertJaxError
-from bert_jax.tasks.report_picture import write_figure
+from bert_jax.figure_file import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,11 +24,16 @@ WORKLOADS = {
     "prepare": Workload("bert_jax.scale.bench_prepare", "bench_prepare"),
     "tokenize": Workload("bert_jax.scale.bench_tokenize", "bench_tokenize"),
     "predict": Workload("bert_jax.scale.bench_predict", "bench_predict"),
+    "suite": Workload("bert_jax.scale.bench_suite", "bench_suite"),
+    "sweep": Workload("bert_jax.scale.bench_sweep", "bench_sweep"),
+    "table": Workload("bert_jax.scale.bench_table", "bench_table"),
 }
 
 
-def bench(what: str, config: str | None = None, **options: Any) -> dict[str, Any]:
-    """Measure `what` (train, feed, prepare, tokenize or predict); `config` is a CONFIG for train, a MODEL for predict.
+def bench(what: str, *names: str, **options: Any) -> dict[str, Any]:
+    """Measure `what` (a key of `WORKLOADS`); `names`: a CONFIG for train and sweep, a MODEL for predict, or nothing.
+
+    "table" measures nothing: it prints the records in the files that are named.
 
     `options` that are None or empty are left at the workload's default. Returns the keys of `bench_record.KEYS` and
     what is particular to the workload. Errors: `UsageError` for an unknown workload or an option it does not have.
@@ -36,11 +41,18 @@ def bench(what: str, config: str | None = None, **options: Any) -> dict[str, Any
     if what not in WORKLOADS:
         raise UsageError(f"no benchmark {what!r}: expected one of {', '.join(WORKLOADS)}")
     function = _function(WORKLOADS[what])
-    given = {name: value for name, value in {"config": config, **options}.items() if value not in (None, (), [])}
+    given = {name: value for name, value in options.items() if value not in (None, (), [])}
     known = inspect.signature(function).parameters
+    takes = "files" if "files" in known else "config"
+    if names and (takes not in known or (takes == "config" and len(names) > 1)):
+        raise UsageError(
+            f"bench {what} has no use for {names[-1]!r}: it takes {'one name' if takes in known else 'none'}"
+        )
+    if names:
+        given[takes] = list(names) if takes == "files" else names[0]
     for name in given:
         if name not in known:
-            spelt = ", ".join(f"--{key.replace('_', '-')}" for key in known if key != "config")
+            spelt = ", ".join(f"--{key.replace('_', '-')}" for key in known if key not in ("config", "files"))
             raise UsageError(f"bench {what} has no option --{name.replace('_', '-')}: it has {spelt}")
     counts = ("length", "batch", "predictions", "accumulation", "steps", "workers", "tokens", "repeats")
     require_at_least(1, **{name: given.get(name) for name in counts})

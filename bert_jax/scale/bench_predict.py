@@ -38,6 +38,7 @@ def bench_predict(
     texts: int = 2000,
     requests: int = 200,
     repeats: int = 3,
+    length: int | None = None,
     devices: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -47,11 +48,14 @@ def bench_predict(
     drawn too. From text to vectors, tokenization included, too long ones cut; each of `repeats` passes is over the
     same texts, after one that compiles (`compile_seconds` is what that one took more). `seconds_p50` and its like are
     of `requests` single texts, evenly taken, after a pass over the same ones. `mfu` counts real tokens.
+    `length`: all texts are cut to this many tokens, from sentences joined so that they have as many.
     """
     with tempfile.TemporaryDirectory() as cache:
-        sentences = _sentences(list(source), texts, Path(cache), seed)
+        sentences = _sentences(list(source), texts * (length or 1), Path(cache), seed)
         bert = _model(config, sentences, seed, devices)
-    return record("predict", **_figures(bert, sentences, requests, repeats), model=config or DEFAULT_PRESET)
+    if length is not None:
+        sentences = _joined(bert, sentences, texts, length)
+    return record("predict", **_figures(bert, sentences, requests, repeats, length), model=config or DEFAULT_PRESET)
 
 
 def _sentences(source: Sequence[str], count: int, cache: Path, seed: int) -> list[str]:
@@ -88,20 +92,36 @@ def drawn(config: BertConfig, tokenizer: Tokenizer, seed: int, devices: int | No
     return Bert(source, devices=devices)
 
 
-def _figures(bert: Bert, sentences: list[str], requests: int, repeats: int) -> dict[str, Any]:
-    first = _seconds(bert, sentences)
+def _joined(bert: Bert, sentences: Sequence[str], count: int, length: int) -> list[str]:
+    """The first `count` texts of at least `length` tokens, specials included, of one sentence after the other."""
+    found, words, tokens = [], list[str](), 2
+    for sentence in sentences:
+        words.append(sentence)
+        tokens += len(bert.tokenizer.ids(sentence))
+        if tokens >= length:
+            found.append(" ".join(words))
+            words, tokens = [], 2
+            if len(found) == count:
+                break
+    if len(found) < count:
+        raise BertJaxError(f"the text gives {len(found)} texts of {length} tokens, not {count}: give more, or --texts")
+    return found
+
+
+def _figures(bert: Bert, sentences: list[str], requests: int, repeats: int, length: int | None) -> dict[str, Any]:
+    first = _seconds(bert, sentences, length)
     passes = []
     with progress("timing", repeats, "passes") as advance:
         for number in range(repeats):
-            passes.append(_seconds(bert, sentences))
+            passes.append(_seconds(bert, sentences, length))
             advance(number + 1)
     speeds = spread([len(sentences) / seconds for seconds in passes])
     asked = sentences[:: max(1, len(sentences) // requests)][:requests]
     for text in asked:  # compiles single rows of every length asked for
-        bert.embed(text, truncate=True)
-    timed = percentiles([_seconds(bert, text) for text in asked])
+        bert.embed(text, truncate=True, max_length=length)
+    timed = percentiles([_seconds(bert, text, length) for text in asked])
     median = float(np.median(passes))
-    sums = _sums(bert, sentences)
+    sums = _sums(bert, sentences, length)
     devices = bert.placing.devices
     peak = peak_flops(devices[0].device_kind, len(devices))
     engine = choose(bert.module.attention, devices[0].platform, sums["longest"], bert.config.head_size, False).engine
@@ -119,22 +139,23 @@ def _figures(bert: Bert, sentences: list[str], requests: int, repeats: int) -> d
         "attention_engine": engine,
         "flops_per_sequence": flops / len(sentences),
         "texts": len(sentences),
+        "length": length,
         "requests": len(asked),
         "real_tokens": sums["real_tokens"],
         "speeds": speeds,
     }
 
 
-def _seconds(bert: Bert, texts: str | list[str]) -> float:
+def _seconds(bert: Bert, texts: str | list[str], length: int | None) -> float:
     start = time.perf_counter()
-    bert.embed(texts, truncate=True)
+    bert.embed(texts, truncate=True, max_length=length)
     return time.perf_counter() - start
 
 
-def _sums(bert: Bert, sentences: Sequence[str]) -> dict[str, int]:
+def _sums(bert: Bert, sentences: Sequence[str], length: int | None) -> dict[str, int]:
     """Real tokens, specials included, as many as are computed."""
     recipe = bert.source.pooling
-    limit = min(bert.config.max_position_embeddings, (recipe and recipe.max_length) or 10**9)
+    limit = min(bert.config.max_position_embeddings, length or (recipe and recipe.max_length) or 10**9)
     lengths = [min(len(bert.tokenizer.ids(sentence)) + 2, limit) for sentence in sentences]
     squared = sum(length * length for length in lengths)
     return {

@@ -43,9 +43,12 @@ _FURTHER_PACKAGES = ("tensorflow", "tensorflow-cpu", "sentencepiece", "libtpu")
 
 def record(workload: str, **figures: Any) -> dict[str, Any]:
     """The JSON object of one benchmark: all of `KEYS` (null where they do not apply), then what is particular to it."""
-    known: dict[str, Any] = {"bench": workload} | dict.fromkeys(KEYS)
-    known |= {"versions": versions(), "commit": commit(), "cores": available_cores()}
-    return known | figures
+    return {"bench": workload} | dict.fromkeys(KEYS) | machine() | figures
+
+
+def machine() -> dict[str, Any]:
+    """What every record says of where it was made: `versions commit cores`."""
+    return {"versions": versions(), "commit": commit(), "cores": available_cores()}
 
 
 def versions() -> dict[str, str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bert_jax.console import log
-from bert_jax.files import atomic_writer
+from bert_jax.figure_file import write_figure
 from bert_jax.tasks.report_parts import Bars, Matrix, Picture, Scatter, cut, plain
 
 if TYPE_CHECKING:
@@ -19,15 +17,6 @@ if TYPE_CHECKING:
 
 COLOUR = "#0072B2"
 LABEL = 28  # characters of a label beside an axis
-# Families with Chinese, Japanese and Korean characters; those that are installed stand in where the first has none.
-WIDE_FAMILIES = (
-    "Noto Sans CJK SC",
-    "Noto Sans SC",
-    "WenQuanYi Zen Hei",
-    "WenQuanYi Micro Hei",
-    "PingFang SC",
-    "SimHei",
-)
 
 
 def write_picture(picture: Picture, title: str, path: Path) -> bool:
@@ -38,19 +27,6 @@ def write_picture(picture: Picture, title: str, path: Path) -> bool:
         log(f"{path.name} is not drawn without matplotlib: pip install 'bert-jax[plot]'")
         return False
     return True
-
-
-def write_figure(make: Callable[[], Figure], path: Path) -> None:
-    """Write what `make` draws as a PNG, in fonts that have its characters. Errors: `ImportError` without matplotlib."""
-    from matplotlib import font_manager, rc_context
-
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    families = ["DejaVu Sans", *(name for name in WIDE_FAMILIES if name in known)]
-    with rc_context({"font.family": families, "text.parse_math": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a box is drawn, as everywhere else
-        figure = make()
-        with atomic_writer(path) as file:
-            figure.savefig(file, format="png", dpi=120)
 
 
 def draw(picture: Picture, title: str) -> Figure:
