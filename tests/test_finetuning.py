@@ -143,6 +143,23 @@ def test_patience_ends_a_run_that_gets_no_better(start: str, tmp_path: Path) -> 
     assert again["step"] == 36
 
 
+def test_pointers_made_anew_begin_at_how_rare_spans_are(start: str, tmp_path: Path) -> None:
+    config = animal_config(tmp_path / "data", epochs=1.0, seeds=2)
+    line = json.dumps({"text": "the cat sat on the mat .", "spans": [[4, 7, "cat"]]})
+    (tmp_path / "spans.jsonl").write_text(f"{line}\n" * 8)
+    files = (str(tmp_path / "spans.jsonl"),)
+    config = dataclasses.replace(
+        config,
+        task=dataclasses.replace(config.task, name="spans"),
+        data=dataclasses.replace(config.data, train=files, dev=files),
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=0.0),
+    )
+    bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)
+    for member in ("", "@seed-1"):
+        bias = bert_jax.load(f"{tmp_path / 'run'}{member}").params["pointers"]["bias"]
+        np.testing.assert_allclose(bias, [np.log(1 / 6)] * 2, rtol=1e-6)  # one of seven tokens
+
+
 def test_frozen_layers_stay_and_others_learn(start: str, tmp_path: Path) -> None:
     config = animal_config(tmp_path / "data", frozen_layers=1, epochs=1.0)
     bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.bert_config import BertConfig
@@ -149,6 +150,10 @@ class Training:
             starting_parameters(unflatten(given) if given else {}, model, member.seed, say=index == 0)
             for index, member in enumerate(members)
         ]
+        head, bias = self.form.head, self.form.head_bias(self.material.rows)
+        if head is not None and bias is not None and f"{head}/kernel" not in given:
+            for tree in found:
+                tree[head]["bias"] = jnp.asarray(bias)
         if len(found) == 1:
             return found[0]
         return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *found)
