@@ -18,6 +18,7 @@ import bert_jax
 from bert_jax.errors import BertJaxError
 from bert_jax.formats.model import load_model
 from bert_jax.model.parameters import flatten
+from bert_jax.scale.info import info
 from bert_jax.tasks.table import TASKS
 from bert_jax.train.best import best_models, read_best
 from bert_jax.train.metrics import read_metrics
@@ -120,6 +121,28 @@ def test_groups_one_after_the_other_come_to_the_same(
     assert losses_of(tmp_path / "run" / "groups" / "seed-0") == losses_of(whole[0])
     assert result["members"]["seed-0"]["accuracy"] == whole[1]["best"]["accuracy"]
     assert result["mean"] == pytest.approx(np.mean([one["accuracy"] for one in result["members"].values()]))
+
+
+def test_a_signal_at_the_last_step_of_a_group_stops_before_the_next(start: str, tmp_path: Path) -> None:
+    config = animal_config(tmp_path / "data", seeds=2, side_by_side=1, epochs=1.0)
+    run = tmp_path / "run"
+
+    def interrupt(line: dict[str, Any]) -> None:
+        if line["step"] == 6 and not (run / "models").exists():  # nothing is scored yet: it has no model
+            found = info(run)
+            assert found["step"] is None and found["task"]["name"] == "classification"
+            assert found["labels"] == ["cat", "dog"] and found["members"] == ["seed-0", "seed-1"]
+            assert found["steps_saved"] == {"seed-0": []} and found["total_steps"] == 12
+            assert found["heads"] == ["classification"] and found["parameters"]["classification"] == 2 * 16 + 2
+        if line["step"] == 12 and "eval_accuracy" in line:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    first = bert_jax.finetune(config, run=str(run), init=start, on_metrics=interrupt)
+    assert first["stopped"] is True and list(first["members"]) == ["seed-0"]
+    assert not (run / "groups" / "seed-1").exists() and not (run / "predictions").exists()
+    second = bert_jax.finetune(config, run=str(run))
+    assert second["stopped"] is False and list(second["members"]) == ["seed-0", "seed-1"]
+    assert second["members"]["seed-0"] == first["members"]["seed-0"]
 
 
 def test_several_learning_rates(start: str, tmp_path: Path) -> None:

@@ -167,9 +167,9 @@ class Training:
         return same_form and same_labels and tuple(given[kernel].shape) == tuple(wanted[kernel].shape)
 
     def train(
-        self, run: Run, models: Path, members: tuple[Member, ...], on_metrics: OnMetrics | None
+        self, run: Run, models: Path, members: tuple[Member, ...], on_metrics: OnMetrics | None, asked: list[str]
     ) -> dict[str, Any]:
-        """Train one group to its end."""
+        """Train one group to its end. `asked` is given the signal that asked to stop meanwhile."""
         program = self.program(members)
         material, own = self.material, self.config.finetune
         buckets = bucket_lengths(own.buckets, self.config.task.length)
@@ -187,6 +187,7 @@ class Training:
             peak_flops=peak_flops(self.mesh.devices.flat[0].device_kind, self.mesh.devices.size),
             measures=measures_of(members),
             judge=Best(models, run.metrics, members, self.task.score, own.patience),
+            asked=asked,
         )
 
     def evaluation(self, program: FinetuneProgram, params: Any) -> dict[str, Any]:
