@@ -231,8 +231,9 @@ def test_two_processes_fine_tune_like_one(tmp_path: Path) -> None:
         for path, leaf in load_file(alone / "models" / f"{member}.safetensors").items():
             np.testing.assert_allclose(theirs[path], leaf, atol=1e-5, err_msg=f"{member} {path}")
     for file in ("dev.jsonl", "test.jsonl"):
-        lines = [[json.loads(line) for line in (run / "predictions" / file).open()] for run in (alone, both)]
-        assert [line["predicted"]["label"] for line in lines[0]] == [line["predicted"]["label"] for line in lines[1]]
+        texts = [(run / "predictions" / file).read_text().splitlines() for run in (alone, both)]
+        said = [[json.loads(line)["predicted"]["label"] for line in lines] for lines in texts]
+        assert said[0] == said[1]
 
 
 # --- killed and started again -----------------------------------------------------------------------------------------

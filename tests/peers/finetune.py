@@ -65,7 +65,9 @@ def ask(command: list[str], threads: int) -> dict[str, Any]:
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `make` gave, now or in an earlier call."""
     if not path.is_file():
-        path.write_text(json.dumps(make()))
+        whole = path.with_suffix(".part")
+        whole.write_text(json.dumps(make()))
+        os.replace(whole, path)
     return json.loads(path.read_text())
 
 

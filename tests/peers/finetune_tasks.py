@@ -197,7 +197,7 @@ class Shared:
         self.form.no_answer_threshold = None
         if self.peer.tuned:
             held_out = self.task.metric(self.predictions("dev", logits["dev"]), self.parts["dev"][0])
-            self.form.no_answer_threshold = held_out["no_answer_threshold"]
+            self.form.no_answer_threshold = held_out.get("no_answer_threshold")  # none where all have answers
         return self.task.metric(self.predictions(self.scored, logits[self.scored]), self.parts[self.scored][0])
 
     def baseline(self) -> tuple[str, float] | None:
