@@ -75,13 +75,18 @@ def finetune(
     run = _open(path, existing, training, groups, init, change)
 
     stopped, summary = False, {}
+    asked: list[str] = []
     for group in groups:
         own = run if len(groups) == 1 else _group_run(run, group, training)
-        summary = training.train(own, run.path / "models", group, on_metrics)
+        summary = training.train(own, run.path / "models", group, on_metrics, asked)
         stopped = bool(summary["stopped"])
+        if asked and not stopped and group is not groups[-1]:  # at the last step of this group: the next ones wait
+            log(f"{asked[0]}: stopping behind {', '.join(member.label for member in group)}")
+            stopped = True
         if stopped:
             break
     found = {"run": str(run.path), "task": task.name, **summary, **member_scores(run, task, material.dev.examples)}
+    found["stopped"] = stopped
     if not stopped:
         found |= training.predict_with_best(run, splits, found)
     return found

@@ -18,6 +18,7 @@ import bert_jax
 from bert_jax.errors import BertJaxError
 from bert_jax.formats.model import load_model
 from bert_jax.model.parameters import flatten
+from bert_jax.scale.info import info
 from bert_jax.tasks.table import TASKS
 from bert_jax.train.best import best_models, read_best
 from bert_jax.train.metrics import read_metrics
@@ -122,6 +123,28 @@ def test_groups_one_after_the_other_come_to_the_same(
     assert result["mean"] == pytest.approx(np.mean([one["accuracy"] for one in result["members"].values()]))
 
 
+def test_a_signal_at_the_last_step_of_a_group_stops_before_the_next(start: str, tmp_path: Path) -> None:
+    config = animal_config(tmp_path / "data", seeds=2, side_by_side=1, epochs=1.0)
+    run = tmp_path / "run"
+
+    def interrupt(line: dict[str, Any]) -> None:
+        if line["step"] == 6 and not (run / "models").exists():  # nothing is scored yet: it has no model
+            found = info(run)
+            assert found["step"] is None and found["task"]["name"] == "classification"
+            assert found["labels"] == ["cat", "dog"] and found["members"] == ["seed-0", "seed-1"]
+            assert found["steps_saved"] == {"seed-0": []} and found["total_steps"] == 12
+            assert found["heads"] == ["classification"] and found["parameters"]["classification"] == 2 * 16 + 2
+        if line["step"] == 12 and "eval_accuracy" in line:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    first = bert_jax.finetune(config, run=str(run), init=start, on_metrics=interrupt)
+    assert first["stopped"] is True and list(first["members"]) == ["seed-0"]
+    assert not (run / "groups" / "seed-1").exists() and not (run / "predictions").exists()
+    second = bert_jax.finetune(config, run=str(run))
+    assert second["stopped"] is False and list(second["members"]) == ["seed-0", "seed-1"]
+    assert second["members"]["seed-0"] == first["members"]["seed-0"]
+
+
 def test_several_learning_rates(start: str, tmp_path: Path) -> None:
     config = animal_config(tmp_path / "data", learning_rates=(5e-3, 1e-6), side_by_side=2, epochs=1.0)
     result = bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)
@@ -141,6 +164,23 @@ def test_patience_ends_a_run_that_gets_no_better(start: str, tmp_path: Path) -> 
     assert result["step"] == 36 < result["total_steps"]  # the first evaluation is the best, two more are not better
     again = bert_jax.finetune(config, run=str(tmp_path / "run"))
     assert again["step"] == 36
+
+
+def test_pointers_made_anew_begin_at_how_rare_spans_are(start: str, tmp_path: Path) -> None:
+    config = animal_config(tmp_path / "data", epochs=1.0, seeds=2)
+    line = json.dumps({"text": "the cat sat on the mat .", "spans": [[4, 7, "cat"]]})
+    (tmp_path / "spans.jsonl").write_text(f"{line}\n" * 8)
+    files = (str(tmp_path / "spans.jsonl"),)
+    config = dataclasses.replace(
+        config,
+        task=dataclasses.replace(config.task, name="spans"),
+        data=dataclasses.replace(config.data, train=files, dev=files),
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=0.0),
+    )
+    bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)
+    for member in ("", "@seed-1"):
+        bias = bert_jax.load(f"{tmp_path / 'run'}{member}").params["pointers"]["bias"]
+        np.testing.assert_allclose(bias, [np.log(1 / 6)] * 2, rtol=1e-6)  # one of seven tokens
 
 
 def test_frozen_layers_stay_and_others_learn(start: str, tmp_path: Path) -> None:

@@ -82,12 +82,13 @@ def test_sentence_transformers_recipe_comes_along(tmp_path: Path) -> None:
     assert equal(again.params, first.params)
 
 
-def test_classes_without_names_keep_their_number(tmp_path: Path) -> None:
-    params = parameters(("classification",), classes=3)
+@pytest.mark.parametrize("classes", [1, 3])  # one is a score: transformers itself calls it LABEL_0 in its config.json
+def test_classes_without_names_keep_their_number(tmp_path: Path, classes: int) -> None:
+    params = parameters(("classification",), classes=classes)
     write_hugging_face(tmp_path / "theirs", arrays(params, "torch"), "BertForSequenceClassification")
     convert(str(tmp_path / "theirs"), str(tmp_path / "out"), "hf")
     config = read_json(tmp_path / "out" / "config.json")
-    assert config["id2label"] == {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
+    assert config["id2label"] == {str(index): f"LABEL_{index}" for index in range(classes)}
 
 
 def test_the_tokenizer_knows_the_longest_input_and_everyone_may_read(tmp_path: Path) -> None:

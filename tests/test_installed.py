@@ -18,6 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
+from small_tasks import small_start, write_animals
 from test_pretraining import TINY
 
 from bert_jax.train.checkpoint import restore_params
@@ -196,6 +198,42 @@ def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path) -> None:
     assert both_scores["sequences"] == one_scores["sequences"]
     for name in ("mlm_loss", "nsp_loss"):
         assert both_scores[name] == pytest.approx(one_scores[name], rel=1e-5)
+
+
+def test_two_processes_fine_tune_like_one(tmp_path: Path) -> None:
+    """Two seeds side by side, a device and so a process each, with dropout on: losses, models and predictions."""
+    start = small_start(tmp_path / "start")
+    train, dev = write_animals(tmp_path / "train.tsv", 48), write_animals(tmp_path / "dev.tsv", 20, seed=1)
+    config = tmp_path / "animals.py"
+    config.write_text(
+        "from bert_jax.finetune_config import FinetuneConfig, TaskOptions\n"
+        "config = FinetuneConfig(task=TaskOptions(length=16))\n"
+    )
+    command = [sys.executable, "-m", "bert_jax", "finetune", str(config), "--init", start]
+    command += ["--data.train", str(train), "--data.dev", str(dev), "--data.test", str(dev), "--log.every", "1"]
+    command += ["--finetune.batch", "8", "--finetune.buckets", "--finetune.epochs", "2", "--finetune.dropout", "0.1"]
+    command += ["--finetune.seeds", "2", "--finetune.side-by-side", "2", "--optimizer.learning-rate", "3e-3"]
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    one = subprocess.run(
+        [*command, "--run", str(alone)], env=environment(2), capture_output=True, text=True, timeout=600
+    )
+    assert one.returncode == 0, one.stderr[-2000:]
+    outputs = finished(together([*command, "--run", str(both)]))
+    assert "{" not in outputs[1][0]
+    assert "degenerate" not in outputs[1][1]  # the second process tells nothing
+    assert losses(both) == pytest.approx(losses(alone), rel=1e-5)
+    assert len(losses(both)) == 12
+    found, wanted = result(outputs[0][0]), result(one.stdout)
+    assert found["members"] == wanted["members"]
+    assert found["test_accuracy"] == wanted["test_accuracy"]
+    for member in ("seed-0", "seed-1"):
+        theirs = load_file(both / "models" / f"{member}.safetensors")
+        for path, leaf in load_file(alone / "models" / f"{member}.safetensors").items():
+            np.testing.assert_allclose(theirs[path], leaf, atol=1e-5, err_msg=f"{member} {path}")
+    for file in ("dev.jsonl", "test.jsonl"):
+        texts = [(run / "predictions" / file).read_text().splitlines() for run in (alone, both)]
+        said = [[json.loads(line)["predicted"]["label"] for line in lines] for lines in texts]
+        assert said[0] == said[1]
 
 
 # --- killed and started again -----------------------------------------------------------------------------------------

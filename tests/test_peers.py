@@ -14,6 +14,7 @@ from bert_jax.model.flops import training_flops
 from bert_jax.scale.bench_train import full_rows
 
 PEERS = Path(__file__).parent / "peers"
+sys.path.append(str(PEERS))  # where they find each other, as when they are run
 
 
 def load(name: str) -> ModuleType:
@@ -26,6 +27,7 @@ def load(name: str) -> ModuleType:
 
 
 peers, contract, finetune = load("peers"), load("contract"), load("finetune")
+tasks = load("finetune_tasks")
 
 
 @pytest.mark.parametrize("model", ["tiny", "mini", "base"])
@@ -104,17 +106,21 @@ def test_means_are_compared_in_standard_errors_of_the_difference() -> None:
     assert finetune.compare([0.1, 0.2, 0.3], [0.2, 0.3, 0.4])["within"]
     for theirs in ([0.0, 0.0], [0.1, 0.1]):  # no seed differs from another: no error to measure by
         assert finetune.compare([0.0, 0.0], theirs)["within"] is None
-    text = finetune.table([{"task": "cola", "score": "matthews", **row}])
+    text = finetune.table([{"task": "cola", "score": "matthews", **row, "baseline": 0.5, "baseline_is": "always 'a'"}])
     assert "10.0 20.0 30.0 | 20.00 | 10.00 | -4.90, NOT within 3 |" in text
+    assert text.endswith("| cola, matthews | always 'a' | | 50.00 | | |")
+    alone = finetune.summary([0.25, 0.75], "ours") | {"above_baseline": False}
+    text = finetune.table([{"task": "semeval", "score": "macro_f1", **alone}])
+    assert text.endswith("| ours | 25.0 75.0 | 50.00 | 35.36 | NOT above the baseline with every seed |")
 
 
 def test_lines_are_drawn_once_and_for_all_in_their_order(tmp_path: Path) -> None:
     lines = [f"{index}\tsentence" for index in range(50)]
     (tmp_path / "all.tsv").write_text("\n".join(["label\ttext", *lines]) + "\n")
-    found = [finetune.draw_lines(tmp_path / "all.tsv", True, 10, tmp_path / name) for name in ("a", "b")]
+    found = [tasks.draw_lines(tmp_path / "all.tsv", True, 10, tmp_path / name) for name in ("a", "b")]
     assert found[0].read_text() == found[1].read_text()
     header, *drawn = found[0].read_text().splitlines()
     assert header == "label\ttext" and len(drawn) == 10 and drawn == sorted(drawn, key=lines.index)
-    assert finetune.draw_lines(tmp_path / "all.tsv", True, None, tmp_path / "c") == tmp_path / "all.tsv"
-    without = finetune.draw_lines(tmp_path / "all.tsv", False, 51, tmp_path / "d")
+    assert tasks.draw_lines(tmp_path / "all.tsv", True, None, tmp_path / "c") == tmp_path / "all.tsv"
+    without = tasks.draw_lines(tmp_path / "all.tsv", False, 51, tmp_path / "d")
     assert without.read_text() == (tmp_path / "all.tsv").read_text()

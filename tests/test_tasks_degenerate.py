@@ -87,6 +87,20 @@ def test_reasons() -> None:
     }
 
 
+def test_of_scores_and_vectors_it_is_said_what_is_the_same() -> None:
+    found = degenerate({"a": {"spearman": 0.1, MAJORITY: 1.0}}, TASKS["stsb"], texts(0.0, 5.0))
+    assert found["a"] == "all 2 dev examples are given the same score, up to 1% of the scores' range"
+    pairs = [SimilarExample(texts=("a", str(index))) for index in range(3)]
+    found = degenerate({"a": {"recall_at_1": 0.1, MAJORITY: 1.0}}, TASKS["retrieval"], pairs)
+    assert found["a"] == "the vectors of all 3 dev examples point in the same direction"
+
+
+def test_what_is_commonest_may_be_so_in_training() -> None:
+    dev = [RelationExample(text="a b", first=(0, 1), second=(2, 3), label=one) for one in ("R", "R", "S")]
+    found = trivial(TASKS["relation"], dev, [*dev[2:], *dev[2:], dev[0]])
+    assert found == ("always 'S', the commonest label", pytest.approx(0.25))
+
+
 def test_where_all_examples_are_alike_nothing_can_be_told() -> None:
     assert degenerate({"a": {"accuracy": 1.0, MAJORITY: 1.0}}, TASKS["classification"], texts("x", "x")) == {"a": None}
     assert degenerate({"a": {"accuracy": None}}, TASKS["classification"], []) == {"a": None}

@@ -107,6 +107,19 @@ def test_the_loss_is_the_mean_over_tokens() -> None:
     np.testing.assert_allclose(loss, [cross.mean(), -np.log(1 - shares[1, 1]).mean()], rtol=1e-5)
 
 
+def test_a_new_head_begins_at_the_share_of_each_kind() -> None:
+    learned = form()
+    rows = learned.encode(example("the dog sees a dog", (4, 7, "PER"), (13, 18, "PER")))
+    rows += learned.encode(example("the dog . bonn .", (4, 7, "PER")))  # ten tokens in all, three PER
+    logits = learned.head_bias(rows)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), [0.1, 0.3, 0.1, 0.3], rtol=1e-6)  # LOC as if there were one
+    batch = padded(rows, learned)
+    shape = (*batch["input_ids"].shape, 4)
+    losses = [learned.loss({"pointers_logits": bias + np.zeros(shape)}, batch) for bias in (logits, np.zeros(4))]
+    assert float(losses[0].mean()) < 0.7 * float(losses[1].mean())
+
+
 def test_windows_keep_every_token_once() -> None:
     text = "the Paris dogs . a bonn paris sees lima . the dogs"
     rows = form(length=8).encode(example(text, (4, 14, "LOC"), (46, 50, "PER")))

@@ -136,6 +136,16 @@ def test_all_or_none_have_scores() -> None:
         form_of().check(mixed, [])
 
 
+def test_the_task_that_is_measured_by_scores_wants_them_in_dev() -> None:
+    without = SimilarExample(texts=("a", "b"), place="f, line 1")
+    scored = SimilarExample(texts=("a", "b"), score=1, place="f, line 2")
+    form = form_of(name="similarity")
+    with pytest.raises(BertJaxError, match="f, line 1 has no score.*--task.name retrieval"):
+        form.check([without], [without])
+    form.check([without], [scored])  # trained by texts that belong together, measured by scores
+    form_of(name="retrieval").check([without], [without])
+
+
 # --- the metric -------------------------------------------------------------------------------------------------------
 
 

@@ -17,10 +17,11 @@ from bert_jax.config_files import bound_names, find_config, load_config, similar
 from bert_jax.data.store import load_store
 from bert_jax.errors import UsageError
 from bert_jax.finetune_config import FinetuneConfig
-from bert_jax.formats.model import heads_of_objective, open_model
+from bert_jax.formats.model import heads_of_objective, open_model, run_provenance
 from bert_jax.model.bert import PRETRAINING_HEADS, abstract_parameters, make_model
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
-from bert_jax.train.run import open_run
+from bert_jax.train.best import best_models
+from bert_jax.train.run import Run, is_run, open_run
 from bert_jax.train.saved_steps import step_directories
 
 _ENCODER_PARTS = ("embeddings", "encoder", "pooler")
@@ -102,6 +103,8 @@ def _with_config_vocabulary(config: Config) -> BertConfig:
 
 def model_info(spec: str) -> dict[str, Any]:
     """A MODEL: its parameters by part, tokenizer, step and origin; for a run all the steps it has saved too."""
+    if is_run(Path(spec)) and _is_begun(run := open_run(Path(spec))):
+        return begun_info(run)
     model = open_model(spec)
     described = {
         "kind": model.kind,
@@ -123,6 +126,35 @@ def model_info(spec: str) -> dict[str, Any]:
     if model.report is not None:
         described["arrays"] = model.report.to_dict()
     return described
+
+
+def _is_begun(run: Run) -> bool:
+    return isinstance(run.config, FinetuneConfig) and not best_models(run.path / "models")
+
+
+def begun_info(run: Run) -> dict[str, Any]:
+    """A fine-tuning run before its first evaluation, which keeps its first model: what it will be, and how far it is.
+
+    As `model_info`, with `step` null, and `steps_saved` by group where its members are trained in several.
+    """
+    task, head = run.facts["task"], run.facts["head"]
+    heads = () if head["name"] is None else (head["name"],)
+    groups = sorted(path for path in (run.path / "groups").glob("*") if is_run(path))
+    saved: Any = {path.name: list(step_directories(open_run(path).checkpoints)) for path in groups}
+    return {
+        "kind": "run",
+        "path": str(run.path),
+        **shape_info(BertConfig.from_dict(run.facts["model"]), heads, head["classes"], head["pooler"]),
+        "vocabulary": vocabulary_info(load_tokenizer(run.tokenizer)),
+        "labels": task["labels"] or None,
+        "step": None,
+        "provenance": run_provenance(run),
+        "steps_saved": saved or list(step_directories(run.checkpoints)),
+        "total_steps": run.config.total_steps,
+        "members": run.facts["members"],
+        "task": {name: task[name] for name in ("name", "form", "labels", "options")},
+        "note": "no model yet: one is kept at the first evaluation on the dev set",
+    }
 
 
 def shape_info(config: BertConfig, heads: tuple[str, ...], classes: int = 2, pooler: bool = True) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def read_columns(source: str, data: TaskData) -> Iterator[TaggedExample]:
             for number, sentence in enumerate(members):
                 tags = None
                 if tagged:
-                    tags = tags_of(entities_of(sentence.tags), len(sentence.tags), bioes)
+                    tags = in_known_scheme(sentence.tags, bioes)
                     changed += sum(map(str.__ne__, tags, sentence.tags))
                 yield TaggedExample(
                     place=f"{path}, line {sentence.line}",
@@ -72,6 +72,11 @@ def read_columns(source: str, data: TaskData) -> Iterator[TaggedExample]:
                 )
         if changed:
             log(f"{path}: {changed} tags are written anew, as {'BIOES' if bioes else 'BIO (IOB2)'}; entities stay")
+
+
+def in_known_scheme(tags: Sequence[str], bioes: bool) -> tuple[str, ...]:
+    """Tags of any scheme as BIOES or BIO (IOB2), the entities as conlleval sees them."""
+    return tags_of(entities_of(tags), len(tags), bioes)
 
 
 def _sentences(path: str, data: TaskData, document: int) -> list[_Sentence]:
@@ -104,7 +109,7 @@ def _sentences(path: str, data: TaskData, document: int) -> list[_Sentence]:
             found.append(current)
         current.words.append(word)
         if columns > 1 or data.label is not None:
-            current.tags.append(_tag(cells[_column(data.label, -1, columns, names, place, "label")], place))
+            current.tags.append(tag_of(cells[_column(data.label, -1, columns, names, place, "label")], place))
     if not marked:
         for index, sentence in enumerate(found):
             sentence.document = document + index
@@ -127,7 +132,8 @@ def _column(given: str | None, default: int, columns: int, names: Sequence[str] 
     return number % columns
 
 
-def _tag(tag: str, place: str) -> str:
+def tag_of(tag: str, place: str) -> str:
+    """A tag with the prefixes B I E S. Errors: `BertJaxError` for what is none."""
     parts = split_tag(tag)
     if parts is None:
         raise BertJaxError(

@@ -79,17 +79,24 @@ def _reason(
     share: float | None, score: float | None, task: Task, known: tuple[str, float] | None, examples: Sequence[Any]
 ) -> str | None:
     if share is not None and share >= 1:
+        if task.head == "regression":  # scores are floats: hardly ever the same to the last bit
+            return f"all {len(examples)} dev examples are given the same score, up to {_NEAR:.0%} of the scores' range"
+        if task.head == "similarity":
+            return f"the vectors of all {len(examples)} dev examples point in the same direction"
         return f"the same prediction for all {len(examples)} dev examples"
     if known is not None and score is not None and score <= known[1]:
         return f"{task.score} {score:.4g} is no better than {known[0]} ({known[1]:.4g})"
     return None
 
 
-def trivial(task: Task, examples: Sequence[Any]) -> tuple[str, float] | None:
-    """What may be said without looking at an example, in words, and how it scores; None where there is nothing."""
+def trivial(task: Task, examples: Sequence[Any], training: Sequence[Any] = ()) -> tuple[str, float] | None:
+    """What may be said without looking at an example, in words, and how it scores; None where there is nothing.
+
+    What is commonest is so among the `training` examples, or without these among those that are scored.
+    """
     if not examples:
         return None
-    commonest = Counter(map(_truth, examples)).most_common(1)[0][0]
+    commonest = Counter(map(_truth, training or examples)).most_common(1)[0][0]
     predictions: list[Prediction]
     match task.head:
         case "classification" | "first_token" | "relation":

@@ -103,6 +103,12 @@ def encode_all(split: Split, form: Form, data: TaskData, labelled: bool = False)
             continue
         examples.append(example)
         rows.append([dataclasses.replace(row, ids=tuple(np.asarray(ids, np.int32) for ids in row.ids)) for row in own])
+    empty = [example for example, own in zip(examples, rows, strict=True) if any(_lacks_text(row, form) for row in own)]
+    if empty:
+        warn(
+            f"{split.name}: {len(empty)} of {len(examples)} examples have an empty text, or one in which the tokenizer "
+            f"sees nothing; they are used as they are; the first: {empty[0].place or split.name}"
+        )
     if missed:
         warn(f"{split.name}: {missed} of {len(split.examples)} examples are left out; the first: {first_error}")
     if not examples:
@@ -114,3 +120,9 @@ def encode_all(split: Split, form: Form, data: TaskData, labelled: bool = False)
     if windows > len(rows):
         log(f"{split.name}: {len(rows)} examples make {windows} rows of at most {form.options.length} tokens")
     return examples, rows
+
+
+def _lacks_text(row: Row, form: Form) -> bool:
+    """Whether a text of the row has no token: two specials stand side by side, and typed ones are plain characters."""
+    specials = (form.tokenizer.cls_id, form.tokenizer.sep_id)
+    return any(bool(np.any(found[1:] & found[:-1])) for found in (np.isin(ids, specials) for ids in row.ids))

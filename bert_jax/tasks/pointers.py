@@ -27,7 +27,10 @@ class Pointers(Form):
     token is trained and read in the one where it has most context.
 
     The loss of a row is the binary cross entropy, the mean over its kinds, begins and ends, and then over its tokens
-    but [CLS] and [SEP].
+    but [CLS] and [SEP]. Nearly all of these are a no, one in a hundred a yes. From a bias of zero the first hundreds of
+    steps teach the whole model nothing but that, and it may not come back from there; so a new head begins with the
+    bias that says how often each kind begins and ends (Lin et al. 2017, RetinaNet, section 4.1, with the shares of the
+    training examples for its constant).
 
     The rule of reading: a begin and an end are those with a probability of at least `task.threshold`. Each begin makes
     a span with the nearest end of its kind at or after it; a begin with none after it, and an end that no begin
@@ -59,6 +62,18 @@ class Pointers(Form):
     def classes(self) -> int:
         """Two for each kind."""
         return 2 * len(self.labels)
+
+    def head_bias(self, rows: Sequence[Row]) -> np.ndarray:
+        """The logit of the share of tokens that are a yes, float32 (2 K,); of a class that never is, as if one were."""
+        places = np.zeros(self.classes)
+        tokens = 0
+        for row in rows:
+            pointers = row.targets["pointers"]
+            real = pointers[:, 0] >= 0
+            places += pointers[real].sum(axis=0)
+            tokens += int(real.sum())
+        share = np.clip(places, 1, max(1, tokens // 2)) / max(2, tokens)
+        return np.log(share / (1 - share)).astype(np.float32)
 
     def encode(self, example: SpanExample) -> list[Row]:
         """One row, or several windows. `Row.source`: the first place kept in the row, and the characters (n, 2) of

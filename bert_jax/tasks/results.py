@@ -30,7 +30,7 @@ def member_scores(run: Run, task: Task, dev: Sequence[Any]) -> dict[str, Any]:
     best = next(iter(found.values()))
     failed = degenerate({label: model.scores for label, model in found.items()}, task, dev)
     for label, reason in failed.items():
-        if reason is not None:
+        if reason is not None and jax.process_index() == 0:
             warn(f"{label} is degenerate: {reason}")
     scores = [model.score for model in found.values()]
     said: dict[str, Any] = {

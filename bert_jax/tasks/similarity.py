@@ -45,7 +45,8 @@ class Similarity(Form):
         return True
 
     def check(self, train: Sequence[SimilarExample], dev: Sequence[SimilarExample]) -> None:
-        """Errors: `BertJaxError` where some training examples, or some of dev, have scores and others not."""
+        """Errors: `BertJaxError` where some training examples, or some of dev, have scores and others not; for the task
+        `similarity`, whose metric compares with scores, where dev has none."""
         for examples in (train, dev):
             for example in examples:
                 if (example.score is None) != (examples[0].score is None):
@@ -53,6 +54,11 @@ class Similarity(Form):
                     raise BertJaxError(
                         f"{has.place} has a score and {not_.place} has none: give all of them one, or none"
                     )
+        if self.options.name == "similarity" and dev and dev[0].score is None:
+            raise BertJaxError(
+                f"{dev[0].place} has no score, and the task similarity is measured by scores: take --task.name "
+                "retrieval, measured by how often the second text is found, or give a --data.dev with scores"
+            )
 
     def encode(self, example: SimilarExample) -> list[Row]:
         """One row of K sequences `[CLS] text [SEP]`, each cut to options.length; with `scores` where there is one."""

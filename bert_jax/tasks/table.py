@@ -9,7 +9,6 @@ from bert_jax.tasks import metrics
 from bert_jax.tasks.chinese_answer_metric import chinese_scores
 from bert_jax.tasks.choices import read_choices
 from bert_jax.tasks.classification import Classification, FirstToken, MultiLabel, Regression
-from bert_jax.tasks.conll import read_columns
 from bert_jax.tasks.entities import entity_scores
 from bert_jax.tasks.glue import LAYOUTS, read_classes, read_label_sets, read_scores, reader_of
 from bert_jax.tasks.multiple_choice import MultipleChoice, choice_accuracy
@@ -21,6 +20,7 @@ from bert_jax.tasks.similarity import Similarity, read_similar, similarities
 from bert_jax.tasks.span_files import read_spans, read_tagged_spans
 from bert_jax.tasks.squad import read_squad
 from bert_jax.tasks.squad_metric import squad_scores
+from bert_jax.tasks.tagged_words import read_tagged
 from bert_jax.tasks.tagging import Tagging
 from bert_jax.tasks.task import Form, Metric, Reader, Task
 
@@ -69,7 +69,7 @@ TASKS: dict[str, Task] = {
         _published("wnli", metrics.correct, "accuracy"),
         _published("chnsenticorp", metrics.correct, "accuracy"),
         _published("lcqmc", metrics.correct, "accuracy"),
-        _task("ner", "tagging", read_columns, entity_scores, "f1"),
+        _task("ner", "tagging", read_tagged, entity_scores, "f1"),
         _task("span_tagging", "tagging", read_tagged_spans, entity_scores, "f1"),
         _task("spans", "pointers", read_spans, span_scores, "f1"),
         _task("relation", "relation", read_relations, relation_scores, "macro_f1"),

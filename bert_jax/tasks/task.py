@@ -175,6 +175,10 @@ class Form(abc.ABC):
         """How many classes the head is made for."""
         return max(1, len(self.labels))
 
+    def head_bias(self, rows: Sequence[Row]) -> np.ndarray | None:
+        """What the bias of a head that is made anew begins as, float32 (C,), given the training rows; None: zeros."""
+        return None
+
     @abc.abstractmethod
     def encode(self, example: Any) -> list[Row]:
         """The rows of one example, with targets where it has labels: one, or several windows.

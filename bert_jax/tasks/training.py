@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.bert_config import BertConfig
@@ -150,6 +151,10 @@ class Training:
             starting_parameters(unflatten(given) if given else {}, model, member.seed, say=index == 0)
             for index, member in enumerate(members)
         ]
+        head, bias = self.form.head, self.form.head_bias(self.material.rows)
+        if head is not None and bias is not None and f"{head}/kernel" not in given:
+            for tree in found:
+                tree[head]["bias"] = jnp.asarray(bias)
         if len(found) == 1:
             return found[0]
         return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *found)
@@ -163,9 +168,9 @@ class Training:
         return same_form and same_labels and tuple(given[kernel].shape) == tuple(wanted[kernel].shape)
 
     def train(
-        self, run: Run, models: Path, members: tuple[Member, ...], on_metrics: OnMetrics | None
+        self, run: Run, models: Path, members: tuple[Member, ...], on_metrics: OnMetrics | None, asked: list[str]
     ) -> dict[str, Any]:
-        """Train one group to its end."""
+        """Train one group to its end. `asked` is given the signal that asked to stop meanwhile."""
         program = self.program(members)
         material, own = self.material, self.config.finetune
         buckets = bucket_lengths(own.buckets, self.config.task.length)
@@ -183,6 +188,7 @@ class Training:
             peak_flops=peak_flops(self.mesh.devices.flat[0].device_kind, self.mesh.devices.size),
             measures=measures_of(members),
             judge=Best(models, run.metrics, members, self.task.score, own.patience),
+            asked=asked,
         )
 
     def evaluation(self, program: FinetuneProgram, params: Any) -> dict[str, Any]:

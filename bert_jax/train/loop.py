@@ -68,6 +68,7 @@ def train(
     peak_flops: float | None = None,
     measures: Measures = PRETRAINING,
     judge: Judge | None = None,
+    asked: list[str] | None = None,
 ) -> dict[str, Any]:
     """Train `run` to the end of its configuration, from its newest good checkpoint or from the beginning.
 
@@ -80,6 +81,7 @@ def train(
     * `flops(sums)`: training FLOPs of the sums `sequences real_tokens real_tokens_squared tokens mlm_count`;
       `peak_flops`: per second, of all devices. Without either `mfu` is null.
     * `measures`: what the steps measure, see metrics.py; `judge`: is shown every evaluation and may end the run.
+    * `asked`: is given the signal that asked to stop, which may be at the last step, where nothing is left to stop.
 
     Returns `step total_steps stopped`, the last metrics and the last evaluation. Errors: `BertJaxError` for a run
     that cannot be restored, a feed that ends early, too many non-finite updates in a row, or a last save that failed.
@@ -170,6 +172,8 @@ def train(
         if first_process and (start < step or not finished):
             run.record("finished" if finished else "stopped", step=step)
         log(f"{'finished' if finished else 'stopped'} at step {step} of {total}: {run.path}")
+    if asked is not None and (stopping or (stop.signal is not None and jax.process_count() == 1)):
+        asked.append(str(stop.signal))
     return {**_summary(run, step, total, counters), "stopped": not finished}
 
 
