@@ -22,7 +22,7 @@ from bert_jax.data.rows_file import Rows, Sums
 from bert_jax.data.spans import Spans
 from bert_jax.errors import BertJaxError
 
-_CHUNK_TOKENS = 1 << 16  # rows are put together so many tokens at a time: their indices then stay in the cache
+_CHUNK_TOKENS = 1 << 17  # rows are put together so many tokens at a time: their indices then stay in the cache
 _CHECKED_ROWS = 1 << 18
 
 
@@ -197,32 +197,40 @@ class PackedFeed:
         stretch = of_tokens(np.broadcast_to(np.arange(2 * most + 1, dtype=np.min_scalar_type(2 * most)), sizes.shape))
         mask = stretch < 2 * most
         documents = self._documents
-        offsets = _offsets(used, begins, documents.token_addresses, spans)
-        ids = documents.token_memory.take(of_tokens(offsets) + place, mode="clip")
-        offsets = _offsets(used, begins, documents.word_start_addresses, spans)
-        bit = of_tokens(offsets) + place
-        starts = documents.word_start_memory.take(bit >> 3, mode="clip") >> (bit & 7).astype(np.uint8) & np.uint8(1)
+        address = of_tokens(_offsets(used, begins, documents.token_addresses, spans))
+        address += place
+        ids = documents.token_memory.take(address, mode="clip")
+        address = of_tokens(_offsets(used, begins, documents.word_start_addresses, spans))
+        address += place
+        bit = address.astype(np.uint8)  # of which the lowest three bits count
+        bit &= np.uint8(7)
+        address >>= 3
+        starts = documents.word_start_memory.take(address, mode="clip")
+        starts >>= bit
+        starts &= mask.view(np.uint8)  # leaves the lowest bit
 
         paired = in_b > 0
         cls, first_sep = begin_a[used], (begin_a + in_a + 1)[used]
         second_sep = (begin_b + in_b)[paired]
         ids[cls] = self.plain.special.cls
         ids[first_sep] = ids[second_sep] = self.plain.special.sep
-        ids[~mask] = self.plain.special.pad
+        ids[np.flatnonzero(~mask)] = self.plain.special.pad
         for at in (cls, cls + 1, first_sep, begin_b[paired], second_sep):
             starts[at] = 1
-        starts &= mask.view(np.uint8)
 
-        inside = np.zeros(sizes.shape, np.int64)
+        inside = np.zeros(sizes.shape, np.int32)
         inside[:, 0:-1:2] = inside[:, 1::2] = begin_a
-        sequence = np.append(np.arange(2 * most, dtype=np.int32) // 2 + 1, np.int32(0))
+        position = place.astype(np.int32)
+        position -= of_tokens(inside)
+        position *= mask
+        number = np.append(np.arange(2 * most, dtype=np.int32) // 2 + 1, np.int32(0))
         tokens = {
             "input_ids": ids,
             "input_mask": mask,
-            "segment_ids": stretch & 1,
+            "segment_ids": stretch & stretch.dtype.type(1),
             "word_starts": starts,
-            "position_ids": (place - of_tokens(inside)) * mask,
-            "sequence_ids": sequence[stretch],
+            "position_ids": position,
+            "sequence_ids": of_tokens(np.broadcast_to(number, sizes.shape)),
         }
         for name, values in tokens.items():
             out[name][...] = values.reshape(rows, self.length)
