@@ -66,10 +66,11 @@ def bench_train(
     """Time the training step of the first phase of a CONFIG, or of a preset such as `base` (default: `mini`).
 
     A preset is timed with batch 32, length 128 and 20 predictions, unless told otherwise; each further argument that
-    is given replaces the configuration's. With `packing` more than 1 the batch is of packed rows. Data come from `store`, or from a synthetic store drawn from `seed`, through
-    the same feed. Every step is timed from the previous one's end to its own, one step being dispatched ahead, so that
-    neither the host nor a synchronisation is in the figures unless it holds the device up. `mfu` counts real tokens
-    only, `mfu_padded` all; both null where the device's peak is unknown.
+    is given replaces the configuration's. With `packing` above 1 the batch is of packed rows. Data come from `store`,
+    or from a synthetic store drawn from `seed`, through the same feed. Every step is timed from the previous one's end
+    to its own, one step being dispatched ahead, so that neither the host nor a synchronisation is in the figures unless
+    it holds the device up. `mfu` counts real tokens only, `mfu_padded` all; both null where the device's peak is not
+    known.
     """
     overrides = {
         "batch": batch,

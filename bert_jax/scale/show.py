@@ -154,15 +154,15 @@ def show(
     """Lines that show the first `count` examples of `step`: text for a person, or a JSON object each with `json`.
 
     A run has its settings; `store` says where its store lies now. Of a token store, `length` (128), `batch` (256),
-    `seed` (0), `whole_words` and `packing` (1) say how it would be trained on.
-    Errors: `UsageError` for an option of the other kind, `BertJaxError` for a step past the end, a run whose store is not there or is another one.
+    `seed` (0), `whole_words` and `packing` (1) say how it would be trained on. Errors: `UsageError` for an option of
+    the other kind, `BertJaxError` for a step past the end, a run whose store is not there or is another one.
     """
     if step < 0 or count < 1:
         raise UsageError(f"step {step}, count {count}: expected a step from 0 and a count from 1")
     path = Path(store_or_run)
     is_store = (path / "manifest.json").is_file()
     of_a_store = {"length": length, "batch": batch, "seed": seed, "whole-words": whole_words or None}
-    of_a_store["packing"] = packing
+    of_a_store |= {"packing": packing}
     misplaced = [name for name, value in ({"store": store} if is_store else of_a_store).items() if value is not None]
     if misplaced:
         kind, other = ("a token store", "a run") if is_store else ("a run, which has its own", "a token store")
