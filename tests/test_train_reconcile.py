@@ -49,6 +49,7 @@ def test_free_fields_change_without_a_word(tmp_path: Path, caplog: pytest.LogCap
         ("model.hidden_size", 16, "model.hidden_size is 8 there and 16 here"),
         ("train.seed", 5, "train.seed is 0 there and 5 here"),
         ("train.batch", 16, "train.batch is 8 there and 16 here"),
+        ("train.packing", 4, "train.packing is 1 there and 4 here"),
         ("train.objective", "mlm+nsp", r"train.objective is mlm there and mlm\+nsp here"),
         ("optimizer.name", "lamb", "optimizer.name is bert_adam there and lamb here"),
     ],
