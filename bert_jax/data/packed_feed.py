@@ -22,7 +22,7 @@ from bert_jax.data.rows_file import Rows, Sums
 from bert_jax.data.spans import Spans
 from bert_jax.errors import BertJaxError
 
-_CHUNK_TOKENS = 1 << 17  # rows are put together so many tokens at a time: their indices then stay in the cache
+_CHUNK_TOKENS = 1 << 17  # rows are put together so many tokens at a time
 _CHECKED_ROWS = 1 << 18
 
 
@@ -74,7 +74,7 @@ class PackedFeed:
         self.plain, self.packing = plain, packing
         self.store, self.split, self.length = plain.store, plain.split, plain.length
         self._documents = plain.store.split(plain.split)
-        self._lock = threading.RLock()
+        self._lock, self._own = threading.RLock(), threading.local()
         self._plans: dict[int, tuple[Rows, Sums]] = {}
         self.positions = Positions(
             plain.seed,
@@ -178,63 +178,65 @@ class PackedFeed:
     def _fill(self, out: Batch, used: NDArray[np.bool_], spans: Spans) -> None:
         """The rows of a chunk: `used` (B, P) says which places hold an example, `spans` (E,) which, in their order.
 
-        A row is a sequence of stretches: [CLS] A [SEP] and B [SEP] of each place in turn, then padding. All that is
-        said of a token is some number of its stretch plus the token's own place, so it is made by repeating.
+        Seen as one line of tokens, the chunk is a sequence of runs: [CLS] A [SEP] and B [SEP] of each example in turn.
+        What lies behind the last run of a row goes on as that run does, and is wiped out by the mask.
         """
-        rows, most = used.shape
-        in_a, in_b = (_spread(used, end - begin) for begin, end in ((spans.a0, spans.a1), (spans.b0, spans.b1)))
-        sizes = np.zeros((rows, 2 * most + 1), np.int64)
-        sizes[:, 0:-1:2] = np.where(used, in_a + 2, 0)
-        sizes[:, 1::2] = in_b + (in_b > 0)
-        sizes[:, -1] = self.length - sizes.sum(axis=1)
-        begins = (np.cumsum(sizes) - sizes.ravel()).reshape(sizes.shape)  # of each stretch, in all rows end to end
-        begin_a, begin_b = begins[:, 0:-1:2], begins[:, 1::2]
-        place = np.arange(rows * self.length)
+        row, number = np.nonzero(used)
+        in_a, in_b = spans.a1 - spans.a0, spans.b1 - spans.b0
+        sizes = in_a + 2 + in_b + (in_b > 0)
+        before = np.cumsum(sizes) - sizes
+        first = number == 0  # every row has one
+        start = before - np.repeat(before[first], used.sum(axis=1))  # in its row
+        begin = row * self.length + start
+        begin_b = begin + in_a + 2
+        paired = np.flatnonzero(in_b)
+        last = np.append(np.flatnonzero(first)[1:], len(row)) - 1  # of each row
+        mask = np.less(np.arange(self.length), (start + sizes)[last, None], out=out["input_mask"].view(bool))
+        flat = {name: array.reshape(-1) for name, array in out.items() if name != "cls_positions"}
 
-        def of_tokens(values: np.ndarray) -> np.ndarray:
-            return np.repeat(values.ravel(), sizes.ravel())
-
-        stretch = of_tokens(np.broadcast_to(np.arange(2 * most + 1, dtype=np.min_scalar_type(2 * most)), sizes.shape))
-        mask = stretch < 2 * most
+        scratch = self._scratch(mask.size)
+        runs = np.stack([begin, begin_b], axis=1)
+        kept = np.stack([in_b >= 0, in_b > 0], axis=1)
         documents = self._documents
-        address = of_tokens(_offsets(used, begins, documents.token_addresses, spans))
-        address += place
-        ids = documents.token_memory.take(address, mode="clip")
-        address = of_tokens(_offsets(used, begins, documents.word_start_addresses, spans))
-        address += place
-        bit = address.astype(np.uint8)  # of which the lowest three bits count
-        bit &= np.uint8(7)
+        address, steps = scratch.address, scratch.steps
+        first_of_run = np.stack([documents.token_addresses(spans.a0) - 1, documents.token_addresses(spans.b0)], axis=1)
+        _count_up(runs[kept], first_of_run[kept], steps, address)
+        ids = documents.token_memory.take(address, mode="clip", out=scratch.ids)
+        first_of_run = np.stack(
+            [documents.word_start_addresses(spans.a0) - 1, documents.word_start_addresses(spans.b0)], axis=1
+        )
+        _count_up(runs[kept], first_of_run[kept], steps, address)
+        bit = np.bitwise_and(address, 7, out=scratch.bit, casting="unsafe")
         address >>= 3
-        starts = documents.word_start_memory.take(address, mode="clip")
+        starts = documents.word_start_memory.take(address, mode="clip", out=flat["word_starts"])
         starts >>= bit
-        starts &= mask.view(np.uint8)  # leaves the lowest bit
+        starts &= flat["input_mask"]  # leaves the lowest bit
 
-        paired = in_b > 0
-        cls, first_sep = begin_a[used], (begin_a + in_a + 1)[used]
-        second_sep = (begin_b + in_b)[paired]
-        ids[cls] = self.plain.special.cls
-        ids[first_sep] = ids[second_sep] = self.plain.special.sep
-        ids[np.flatnonzero(~mask)] = self.plain.special.pad
-        for at in (cls, cls + 1, first_sep, begin_b[paired], second_sep):
+        special = self.plain.special
+        first_sep, second_sep = begin_b - 1, (begin_b + in_b)[paired]
+        ids[begin] = special.cls
+        ids[first_sep] = ids[second_sep] = special.sep
+        for at in (begin, begin + 1, first_sep, begin_b[paired], second_sep):
             starts[at] = 1
+        flat["input_ids"][...] = ids
+        np.copyto(out["input_ids"], special.pad, where=~mask)
 
-        inside = np.zeros(sizes.shape, np.int32)
-        inside[:, 0:-1:2] = inside[:, 1::2] = begin_a
-        position = place.astype(np.int32)
-        position -= of_tokens(inside)
-        position *= mask
-        number = np.append(np.arange(2 * most, dtype=np.int32) // 2 + 1, np.int32(0))
-        tokens = {
-            "input_ids": ids,
-            "input_mask": mask,
-            "segment_ids": stretch & stretch.dtype.type(1),
-            "word_starts": starts,
-            "position_ids": position,
-            "sequence_ids": of_tokens(np.broadcast_to(number, sizes.shape)),
-        }
-        for name, values in tokens.items():
-            out[name][...] = values.reshape(rows, self.length)
-        out["cls_positions"][...] = np.where(used, begin_a - self.length * np.arange(rows)[:, None], 0)
+        _count_up(begin, np.zeros_like(begin), scratch.narrow_steps, flat["position_ids"])
+        _repeat(begin, number + 1, scratch.narrow_steps, flat["sequence_ids"])
+        segment = np.broadcast_to([0, 1], runs.shape)
+        _repeat(runs[kept], segment[kept], scratch.bit, flat["segment_ids"])
+        for name in ("position_ids", "sequence_ids", "segment_ids"):
+            out[name] *= mask
+        out["cls_positions"][...] = 0
+        out["cls_positions"][used] = start
+
+    def _scratch(self, tokens: int) -> _Scratch:
+        """Of this thread, for so many tokens."""
+        kept: dict[int, _Scratch] = self._own.__dict__.setdefault("scratch", {})
+        if tokens not in kept:
+            forget_all_but(kept, 1)  # one for whole chunks, one for the last of a batch
+            kept[tokens] = _Scratch(tokens, self._documents.token_memory.dtype)
+        return kept[tokens]
 
     def describe(self) -> dict[str, Any]:
         """What the unpacked feed says, with `padding_share` and `rows_per_epoch` those of packed rows; besides
@@ -250,19 +252,25 @@ class PackedFeed:
         }
 
 
-def _spread(used: NDArray[np.bool_], values: Ints) -> Ints:
-    """(B, P): `values` (E,) at the used places, 0 elsewhere."""
-    found = np.zeros(used.shape, np.int64)
-    found[used] = values
-    return found
+class _Scratch:
+    """Memory that is used again for every chunk: fresh memory costs more than all that is computed in it."""
+
+    def __init__(self, tokens: int, ids: np.dtype[Any]):
+        self.address, self.steps = np.empty(tokens, np.int64), np.empty(tokens, np.int64)
+        self.narrow_steps = np.empty(tokens, np.int32)
+        self.ids, self.bit = np.empty(tokens, ids), np.empty(tokens, np.uint8)
 
 
-def _offsets(used: NDArray[np.bool_], begins: Ints, addresses: Any, spans: Spans) -> Ints:
-    """(B, 2P + 1): what to add to a token's place (in all rows end to end) to get its address, by stretch.
+def _count_up(begins: Ints, firsts: Ints, steps: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` with runs that begin at `begins` (ascending, the first at 0): first, first + 1, … up to the next."""
+    steps.fill(1)
+    steps[begins[1:]] = firsts[1:] - firsts[:-1] - np.diff(begins) + 1
+    steps[0] = firsts[0]
+    np.cumsum(steps, out=out)
 
-    Of [CLS] and [SEP], which are written over what lies there, it is a neighbour's; of padding near 0.
-    """
-    found = -begins
-    found[:, 0:-1:2] += _spread(used, addresses(spans.a0) - 1)
-    found[:, 1::2] += _spread(used, addresses(spans.b0))
-    return found
+
+def _repeat(begins: Ints, values: Ints, steps: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` with runs that begin at `begins` (ascending, the first at 0), of one value each."""
+    steps.fill(0)
+    steps[begins] = np.diff(values, prepend=0)
+    np.cumsum(steps, out=out, dtype=out.dtype)  # unsigned ones come round to what they should be
