@@ -109,7 +109,10 @@ class PretrainingData:
         )
 
     def evaluation_feed(self, name: str, length: int) -> AnyFeed:
-        """The held-out examples of one evaluation store, by position."""
+        """The held-out examples of one evaluation store, by position.
+
+        Never packed: scores are then the same to the last bit whatever a run packs, and evaluation is a small part.
+        """
         return held_out_feed(
             self.evaluation_stores[name], EVALUATED_SPLIT, length, self.config.train.objective, self.plans
         )
