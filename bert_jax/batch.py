@@ -13,6 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bert_jax.errors import BertJaxError
 
 
@@ -76,3 +79,32 @@ def check(batch: Mapping[str, Any], schema: Mapping[str, Key]) -> None:
         if array.dtype.kind not in {"i": "iu", "b": "iub", "f": "f"}[key.kind] and array.dtype.name != "bfloat16":
             expected = {"i": "an integer", "b": "a bool or 0/1 integer", "f": "a float"}[key.kind]
             raise BertJaxError(f"batch key {name!r} is {array.dtype}: expected {expected} ({key.meaning})")
+
+
+def prediction_counts(length: int, predictions: int, share: float = 0.15) -> NDArray[np.int32]:
+    """n for an example of 0..`length` tokens, specials counted: min(predictions, max(1, round(share · tokens))).
+
+    int32 (length + 1,). Python's round (halves to even), as in google-research/bert `create_pretraining_data.py`:
+    a table, because no accelerator rounds 0.15 · 50 like it.
+    """
+    return np.array([min(predictions, max(1, round(share * tokens))) for tokens in range(length + 1)], np.int32)
+
+
+def row_predictions(length: int, packing: int, predictions: int, share: float = 0.15) -> int:
+    """The most predictions that up to `packing` examples of together at most `length` tokens can have.
+
+    More than for one example of all the tokens: each example rounds up for itself, and has at least one.
+    """
+    counts = prediction_counts(length, predictions, share)
+    most = np.zeros(length + 1, np.int32)  # by the tokens that all examples so far have at most
+    for _ in range(packing):
+        before = most
+        for tokens in range(_SHORTEST, length + 1):
+            more = before[: length + 1 - tokens] + counts[tokens]
+            most = np.concatenate([most[:tokens], np.maximum(most[tokens:], more)])
+        if np.array_equal(most, before):
+            break
+    return int(most[-1])
+
+
+_SHORTEST = 3  # [CLS] A [SEP]

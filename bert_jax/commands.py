@@ -160,6 +160,7 @@ def show(
     batch: int | None = None,
     seed: int | None = None,
     whole_words: bool = False,
+    packing: int | None = None,
 ) -> Iterator[str]:
     """Show the very examples a step trains on: pairs, labels, tokens, and what happens to each mask.
 
@@ -170,9 +171,10 @@ def show(
         json: One JSON object per example instead of text.
         store: Where the store of a run lies now, if it was moved.
         length: Sequence length, for a store (default: 128).
-        batch: Sequences per step, for a store (default: 256).
+        batch: Sequences (or packed rows) per step, for a store (default: 256).
         seed: Seed, for a store (default: 0).
         whole_words: Mask whole words, for a store.
+        packing: Most sequences packed into one row, for a store (default: 1).
     """
     from bert_jax.scale.show import show as show_examples
 
@@ -186,6 +188,7 @@ def show(
         batch=batch,
         seed=seed,
         whole_words=whole_words,
+        packing=packing,
     )
 
 
@@ -447,6 +450,7 @@ def bench(
     length: int | None = None,
     batch: int | None = None,
     predictions: int | None = None,
+    packing: int | None = None,
     dtype: str | None = None,
     attention: str | None = None,
     dropout: str | None = None,
@@ -479,8 +483,9 @@ def bench(
         source: Real text, for prepare, tokenize and predict.
         tokenizer: Tokenizer directory, for prepare and tokenize.
         length: Sequence length.
-        batch: Sequences per step, for train and feed.
+        batch: Sequences (or packed rows) per step, for train and feed.
         predictions: Predictions per sequence, for train.
+        packing: Most sequences packed into one row, for train and feed.
         dtype: Compute dtype, for train.
         attention: Attention engine, for train.
         dropout: exact or fast, for train.
@@ -511,6 +516,7 @@ def bench(
         length=length,
         batch=batch,
         predictions=predictions,
+        packing=packing,
         dtype=dtype,
         attention=attention,
         dropout=dropout,

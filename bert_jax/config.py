@@ -97,11 +97,15 @@ class Phase:
     length: int = field(metadata={"least": 5})
     """Sequence length in tokens."""
     batch: int = field(metadata={"least": 1})
-    """Sequences per step, over all devices."""
+    """Sequences per step (or packed rows), over all devices."""
     steps: int = field(metadata={"least": 1})
     """Number of steps in this phase."""
     predictions: int = field(default=20, metadata={"least": 1})
     """Most masked positions per sequence (published: 20 at 128, 77 at 512)."""
+    packing: int = field(default=1, metadata={"least": 1})
+    """Most sequences packed into one row; 1: one sequence per row, as published."""
+    row_predictions: int | None = field(default=None, metadata={"least": 1})
+    """Places for masked positions in a packed row (default: enough for any row)."""
     learning_rate: float | None = field(default=None, metadata={"least": 0})
     """Peak rate of this phase, when it restarts the schedule (default: optimizer.learning_rate)."""
     warmup: float | None = field(default=None, metadata={"least": 0})
@@ -117,9 +121,13 @@ class Train:
     length: int = identity(128, least=5)
     """Sequence length in tokens of the first phase."""
     batch: int = identity(256, least=1)
-    """Sequences per step of the first phase, over all devices."""
+    """Sequences per step (or packed rows) of the first phase, over all devices."""
     predictions: int = identity(20, least=1)
     """Most masked positions per sequence in the first phase."""
+    packing: int = identity(1, least=1)
+    """Most sequences packed into one row of the first phase; 1: one sequence per row, as published."""
+    row_predictions: int | None = numerics(None, least=1)
+    """Places for masked positions in a packed row of the first phase (default: enough for any row)."""
     steps: int | None = schedule(None, least=1)
     """Steps of the first phase. Exactly one of steps and minutes is set."""
     minutes: float | None = schedule(None, above=0)
@@ -268,7 +276,7 @@ class Config:
         train = self.train
         if train.steps is None:
             raise BertJaxError("train.steps is not set: give --train.steps N, or --train.minutes N to have it chosen")
-        first = Phase(train.length, train.batch, train.steps, train.predictions)
+        first = Phase(train.length, train.batch, train.steps, train.predictions, train.packing, train.row_predictions)
         return (first, *train.later_phases)
 
     @property

@@ -43,3 +43,23 @@ def test_what_is_wrong_is_named(change: dict[str, Any], message: str) -> None:
     arrays = {key: value for key, value in (examples() | change).items() if value is not None}
     with pytest.raises(BertJaxError, match=message):
         batch.check(arrays, batch.EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("length", "packing", "predictions", "share"), [(12, 3, 3, 0.15), (20, 2, 9, 0.3), (9, 1, 2, 0.15)]
+)
+def test_room_for_the_predictions_of_any_packed_row(length: int, packing: int, predictions: int, share: float) -> None:
+    """Against all ways to share a row."""
+    counts = batch.prediction_counts(length, predictions, share).tolist()
+
+    def most(space: int, places: int) -> int:
+        sizes = range(3, space + 1) if places else ()
+        return max((counts[size] + most(space - size, places - 1) for size in sizes), default=0)
+
+    assert batch.row_predictions(length, packing, predictions, share) == most(length, packing)
+
+
+def test_a_packed_row_needs_little_more_room_than_one_example() -> None:
+    assert batch.row_predictions(512, 1, 77) == 77
+    assert [batch.row_predictions(512, packing, 77) for packing in (2, 4, 12)] == [77, 78, 83]
+    assert batch.row_predictions(512, 4, 10) == 40

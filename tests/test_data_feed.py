@@ -143,12 +143,12 @@ def test_early_positions_need_no_other_variant(store: Store, tmp_path: Path) -> 
 def test_the_next_plan_is_made_ahead(store: Store, tmp_path: Path) -> None:
     feed = feed_of(store, tmp_path, variants=2)
     feed.examples(np.array([feed.rows_per_epoch(0) // 2]))
-    assert feed._preparing is not None
-    feed._preparing.join(30)
-    assert plan.is_made(feed._key(1))
-    before = feed._preparing
+    assert feed.positions.preparing is not None
+    feed.positions.preparing.join(30)
+    assert plan.is_made(feed.key(1))
+    before = feed.positions.preparing
     feed.examples(np.array([feed.rows_per_epoch(0) // 2 + 1]))
-    assert feed._preparing is before
+    assert feed.positions.preparing is before
 
 
 def test_lost_plans_do_not_change_what_comes(store: Store, tmp_path: Path, folder: Path) -> None:
@@ -160,12 +160,12 @@ def test_lost_plans_do_not_change_what_comes(store: Store, tmp_path: Path, folde
 
 
 def test_a_window_smaller_than_the_store(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK_ROWS", 16)
+    monkeypatch.setattr(module, "BLOCK_ROWS", 16)
     feed = feed_of(store, folder, window_bytes=20_000)
     count = feed.rows_per_epoch(0)
     _, rows = feed.locate(np.arange(count))
     assert np.array_equal(np.sort(rows), np.arange(count))
-    assert feed._order(0).window_blocks < feed._order(0).blocks // 2
+    assert feed.positions.order(0).window_blocks < feed.positions.order(0).blocks // 2
 
 
 def test_seed_split_and_objective_matter(store: Store, folder: Path) -> None:

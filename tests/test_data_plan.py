@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from data_stores import drawn_documents, lengths_store
 
-from bert_jax.data import pairs, plan
+from bert_jax.data import pairs, rows_file
 from bert_jax.data.pairs import Walk
 from bert_jax.data.plan import PlanKey, is_made, load_plan, open_plan, row_count
 from bert_jax.data.spans import decode_rows
@@ -149,7 +149,7 @@ def test_another_process_finds_it(store: Store, tmp_path: Path, builds: list[int
 
 def test_checksums_cover_parts_of_any_size(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces longer and shorter than a checked part give the same checksums as the file read in parts."""
-    monkeypatch.setattr(plan, "_CHECKED_BYTES", 1_000)
+    monkeypatch.setattr(rows_file, "_CHECKED_BYTES", 1_000)
     monkeypatch.setattr(pairs, "_BLOCK_SENTENCES", 30)
     one = key(store, tmp_path)
     assert len(open_plan(one).rows) > 100

@@ -125,6 +125,8 @@ def test_the_command_line_says_the_same(run: Path, capsys: pytest.CaptureFixture
         (["--data.store", "nowhere"], "nowhere is not a token store: it has no manifest.json"),
         (["--data.store", "nowhere", "--data.sources", "text"], "data.store and data.sources"),
         (["--optimizer.warmup", "6"], "warmup 6 is 6 of 6 steps"),
+        (["--train.packing", "0"], "packing is 0: expected at least 1"),
+        (["--train.packing", "4", "--train.row-predictions", "2"], "row_predictions is 2, and packed rows of .* give"),
         (["--log.every", "0"], "log.every is 0: expected at least 1"),
         (["--checkpoint.every", "0"], "checkpoint.every is 0: expected at least 1"),
         (["--evaluate.sequences", "0"], "evaluate.sequences is 0: expected at least 1"),
@@ -290,6 +292,7 @@ def test_google_records_train_as_they_are(data_dir: Path, tmp_path: Path) -> Non
     for more, message in (
         (["--train.whole-words"], "train.whole_words cannot be set for data.records"),
         (["--train.masked-share", "0.2"], "train.masked_share cannot be set for data.records"),
+        (["--train.packing", "3"], "train.packing: data.records hold one example per row"),
         (["--train.objective", "mlm+sop"], "data.records hold next-sentence pairs"),
     ):
         with pytest.raises(BertJaxError, match=message):

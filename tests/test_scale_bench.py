@@ -57,6 +57,19 @@ def test_train() -> None:
     assert 0 < found["padding_share"] < 1
 
 
+def test_train_with_packed_rows_counts_the_sequences_in_them() -> None:
+    model = dataclasses.replace(small_config(), vocab_size=200, hidden_dropout_prob=0.0)
+    train = Train(length=64, batch=64, predictions=10, steps=5, short_share=1.0, row_predictions=3)
+    config = Config(model=model, train=train)
+    found = bench("train", config, batch=8, packing=4, steps=2, warmup=2, tokens=20_000)  # type: ignore[arg-type]
+    assert found["packing"] == 4
+    assert 1 < found["sequences_per_row"] <= 4
+    assert found["rows_per_second"] == pytest.approx(8 / found["step_seconds_median"])
+    assert found["sequences_per_second"] == pytest.approx(found["rows_per_second"] * found["sequences_per_row"])
+    assert found["padding_share"] < 0.2
+    assert found["flops_per_sequence"] < found["flops_per_sequence_padded"]
+
+
 def test_a_steps_time_is_from_the_last_ones_end_to_its_own() -> None:
     class Sleeper:
         steps = 0
@@ -101,11 +114,17 @@ def test_full_rows_by_hand() -> None:
 def test_feed() -> None:
     found = bench("feed", length=64, batch=32, driver="thread", repeats=2, tokens=60_000)
     check_keys(found)
-    (row,), (plan,) = found["rows"], found["plans"]
+    (row, packed), (plan,) = found["rows"], found["plans"]
     assert row["sequences_per_second"] == found["sequences_per_second"] > 0
     assert row["spread"]["repeats"] == 2
     assert 32 * row["sequences_per_second"] < row["real_tokens_per_second"] < 64 * row["sequences_per_second"]
     assert plan["plan_rows"] > 500
+    assert (row["packing"], packed["packing"]) == (1, 4)
+    assert row["real_token_share"] == found["real_token_share"] < packed["real_token_share"] <= 1
+    assert plan["real_token_share_unpacked"] == pytest.approx(row["real_token_share"], abs=0.05)
+    assert plan["real_token_share"] == pytest.approx(packed["real_token_share"], abs=0.05)
+    assert plan["packed_rows"] < plan["plan_rows"]
+    assert plan["packing_seconds_per_million"] > 0
     assert plan["resume_seconds"] > 0
 
 

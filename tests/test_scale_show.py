@@ -122,6 +122,29 @@ def test_text_for_a_person(store: Path) -> None:
     assert lines[2] == ""
 
 
+def test_an_example_of_a_packed_row_is_shown_as_it_is_alone(store: Path) -> None:
+    plain = {}
+    for line in show(store, 0, 2_000, json=True, length=64, batch=2_000):
+        example = json.loads(line)
+        plain[example["epoch"], example["example_id"]] = example
+    packed = [json.loads(line) for line in show(store, 0, 40, json=True, length=64, batch=60, packing=4)]
+    assert len(packed) == 40
+    assert [(one["row"], one["place"]) for one in packed] == sorted((one["row"], one["place"]) for one in packed)
+    assert max(one["place"] for one in packed) >= 1
+    stop = 0
+    for one in packed:
+        alone = plain[one["epoch"], one["example_id"]]
+        for name in ("label", "b_is", "a", "b", "tokens", "masks"):
+            assert one[name] == alone[name], name
+        assert one["begin"] == (stop if one["place"] else 0)
+        stop = one["begin"] + len(one["tokens"])
+    second = next(one for one in packed if one["place"])
+    line = list(show(store, 0, 40, length=64, batch=60, packing=4))[3 * packed.index(second)]
+    assert line.startswith(
+        f"step 0 row {second['row']} place {second['place']} from token {second['begin']} (epoch 0, "
+    )
+
+
 def test_another_seed_or_step_is_another_batch(store: Path) -> None:
     def of(**options: Any) -> list[str]:
         return list(show(store, count=2, json=True, length=48, batch=BATCH, **options))
@@ -156,7 +179,7 @@ def test_bad_requests(tmp_path: Path, store: Path) -> None:
 def test_an_option_of_the_other_kind_is_refused(store: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--store is for a run, and .* is a token store: leave it out"):
         list(show(store, store="elsewhere"))
-    for option in ({"length": 64}, {"batch": 8}, {"seed": 0}, {"whole_words": True}):
+    for option in ({"length": 64}, {"batch": 8}, {"seed": 0}, {"whole_words": True}, {"packing": 2}):
         with pytest.raises(UsageError, match=rf"--{next(iter(option)).replace('_', '-')} is for a token store, and"):
             list(show(tmp_path, **option))  # type: ignore[arg-type]
 

@@ -49,6 +49,7 @@ def test_free_fields_change_without_a_word(tmp_path: Path, caplog: pytest.LogCap
         ("model.hidden_size", 16, "model.hidden_size is 8 there and 16 here"),
         ("train.seed", 5, "train.seed is 0 there and 5 here"),
         ("train.batch", 16, "train.batch is 8 there and 16 here"),
+        ("train.packing", 4, "train.packing is 1 there and 4 here"),
         ("train.objective", "mlm+nsp", r"train.objective is mlm there and mlm\+nsp here"),
         ("optimizer.name", "lamb", "optimizer.name is bert_adam there and lamb here"),
     ],
@@ -123,6 +124,25 @@ def test_phases_ahead_are_schedule_phases_begun_are_identity(tmp_path: Path) -> 
     with pytest.raises(BertJaxError, match="ended at step 12, before step 15: its steps cannot become 13"):
         reconcile(run, _with(longer, "train.steps", 13), FINGERPRINTS, NUMERICS, allow_change=True)
     assert reconcile(run, longer, FINGERPRINTS, NUMERICS, allow_change=True).config.total_steps == 32
+
+
+def test_the_room_of_packed_rows_is_numerics_once_their_phase_has_begun(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A row that needs more predictions than it has places for may turn up in any epoch: then more can be given."""
+    run = _at(open_or_create(tmp_path, two_phases()), 12)
+    with pytest.raises(BertJaxError, match="row_predictions is absent there and 9 here; give --change"):
+        reconcile(run, _later(two_phases(), row_predictions=9), FINGERPRINTS, NUMERICS)
+    _at(run, 15)
+    reconcile(run, _later(two_phases(), row_predictions=9), FINGERPRINTS, NUMERICS)
+    reconcile(run, _with(run.pretraining, "train.row_predictions", 5), FINGERPRINTS, NUMERICS)
+    assert [line["field"] for line in _history(tmp_path)] == [
+        "train.later_phases.0.row_predictions",
+        "train.row_predictions",
+    ]
+    assert "goes on with other numerics" in caplog.text
+    with pytest.raises(BertJaxError, match="is another run: train.later_phases.0.packing is 1 there and 2 here"):
+        reconcile(run, _later(run.pretraining, packing=2), FINGERPRINTS, NUMERICS, allow_change=True)
 
 
 def test_minutes_given_again_mean_the_calibrated_steps(tmp_path: Path) -> None:

@@ -18,19 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_jax.console import warn
+from bert_jax.data.memory import aligned
 from bert_jax.data.mixture import AnyFeed, Batch, Ints, Mixture
+from bert_jax.data.packed_feed import PackedFeed, Packing
 from bert_jax.data.pairs import Walk
-from bert_jax.data.permutation import EpochOrder
 from bert_jax.data.plan import Plan, PlanKey, is_made, open_plan, row_count
+from bert_jax.data.positions import BLOCK_ROWS, Positions, forget_all_but
 from bert_jax.data.spans import ROW_FIELDS, Spans, decode_rows
 from bert_jax.errors import BertJaxError
 
 VARIANTS = 10  # the published dupe_factor
-_BLOCK_ROWS = 4096
 _WINDOW_BYTES = 32 << 30
 _CHUNK_TOKENS = 1 << 17  # rows are put together so many tokens at a time: their indices then stay in the cache
-_PREPARE_NEXT_AFTER = 0.02  # of an epoch: a feed that is only looked at should not plan a second variant
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,17 @@ class Feed:
         self.store, self.split, self.walk, self.seed, self.variants = store, split, walk, seed, variants
         self.length = walk.length
         self._documents = store.split(split)
-        self._plan_dir, self._special, self._window_bytes = plan_dir, special, window_bytes
+        self._plan_dir, self.special, self._window_bytes = plan_dir, special, window_bytes
         self._lock = threading.RLock()
         self._plans: dict[int, Plan] = {}
-        self._orders: dict[int, EpochOrder] = {}
-        self._ends: Ints = np.zeros(0, np.int64)  # rows of epochs 0..e of the first cycle, added up, as far as known
-        self._preparing: threading.Thread | None = None
+        self.positions = Positions(
+            seed,
+            variants,
+            self.rows_per_epoch,
+            lambda variant: is_made(self.key(variant)),
+            lambda variant: open_plan(self.key(variant)),
+            lambda rows: (BLOCK_ROWS, self.window_blocks(rows, BLOCK_ROWS)),
+        )
 
     # --- positions → rows ---
 
@@ -75,67 +79,28 @@ class Feed:
 
     def rows_per_epoch(self, epoch: int) -> int:
         """How many examples one epoch holds; makes the plan's count first if it is not known."""
-        return row_count(self._key(epoch % self.variants))
+        return row_count(self.key(epoch % self.variants))
 
     def locate(self, positions: Ints) -> tuple[Ints, Ints]:
         """(epoch, row), int64 (B,), of int64 (B,) positions counted from 0."""
-        self._count_up_to(int(positions.max(initial=0)))
-        cycle, rest = np.zeros_like(positions), positions
-        if len(self._ends) == self.variants:
-            cycle, rest = np.divmod(positions, self._ends[-1])
-        turn = np.searchsorted(self._ends, rest, side="right")
-        epochs = cycle * self.variants + turn
-        offsets = rest - np.concatenate([[0], self._ends])[turn]
-        rows = np.empty_like(positions)
-        for epoch in np.unique(epochs).tolist():
-            here = np.flatnonzero(epochs == epoch)
-            rows[here] = self._order(epoch).rows_at(offsets[here])
-            if self.variants > 1 and offsets[here[-1]] > _PREPARE_NEXT_AFTER * self.rows_per_epoch_known(epoch):
-                self._prepare(epoch + 1)
-        return epochs, rows
+        return self.positions.locate(positions)
 
-    def rows_per_epoch_known(self, epoch: int) -> int:
-        """`rows_per_epoch` of an epoch that a position was located in."""
-        turn = epoch % self.variants
-        return int(self._ends[turn] - (self._ends[turn - 1] if turn else 0))
+    def window_blocks(self, rows: int, block: int) -> int | None:
+        """How many blocks of `block` of an epoch's `rows` a window holds; None: all, as the store fits into memory."""
+        size = int(self._documents.tokens) * (2 if self.store.vocab_size <= 1 << 16 else 4)
+        return None if size <= self._window_bytes else max(1, -(-rows // block) * self._window_bytes // size)
 
-    def _count_up_to(self, position: int) -> None:
-        while len(self._ends) < self.variants and (not len(self._ends) or self._ends[-1] <= position):
-            with self._lock:
-                variant = len(self._ends)
-                if variant < self.variants:
-                    before = int(self._ends[-1]) if variant else 0
-                    self._ends = np.append(self._ends, before + row_count(self._key(variant)))
-
-    def _order(self, epoch: int) -> EpochOrder:
-        with self._lock:
-            if epoch not in self._orders:
-                rows = self.rows_per_epoch_known(epoch)
-                size = int(self._documents.tokens) * (2 if self.store.vocab_size <= 1 << 16 else 4)
-                blocks = -(-rows // _BLOCK_ROWS)
-                window = None if size <= self._window_bytes else max(1, blocks * self._window_bytes // size)
-                _forget_all_but(self._orders, 3)
-                self._orders[epoch] = EpochOrder(rows, self.seed, epoch, _BLOCK_ROWS, window)
-            return self._orders[epoch]
-
-    def _key(self, variant: int) -> PlanKey:
+    def key(self, variant: int) -> PlanKey:
+        """What the plan of a variant depends on."""
         return PlanKey(self.store, self.split, self.walk, self.seed, variant, self._plan_dir)
 
-    def _plan(self, variant: int) -> Plan:
+    def plan(self, variant: int) -> Plan:
+        """The plan of a variant, made first if it is not there."""
         with self._lock:
             if variant not in self._plans:
-                _forget_all_but(self._plans, 2)
-                self._plans[variant] = open_plan(self._key(variant))
+                forget_all_but(self._plans, 2)
+                self._plans[variant] = open_plan(self.key(variant))
             return self._plans[variant]
-
-    def _prepare(self, epoch: int) -> None:
-        """Make the plan of the coming epoch on another thread, once."""
-        key = self._key(epoch % self.variants)
-        with self._lock:
-            if self._preparing is not None and (self._preparing.is_alive() or self._preparing.name == key.name):
-                return
-            self._preparing = threading.Thread(target=_make_ahead, args=(key,), name=key.name, daemon=True)
-            self._preparing.start()
 
     # --- rows → examples ---
 
@@ -145,7 +110,7 @@ class Feed:
         found = np.empty((len(rows), ROW_FIELDS), np.int32)
         for variant in np.unique(variants).tolist():
             here = np.flatnonzero(variants == variant)
-            found[here] = self._plan(variant).rows[rows[here]]
+            found[here] = self.plan(variant).rows[rows[here]]
         return decode_rows(found)
 
     def examples(self, positions: Ints) -> Batch:
@@ -159,8 +124,8 @@ class Feed:
         epochs, rows = self.locate(positions)
         spans = self.spans(epochs, rows)
         shape = len(positions), self.length
-        batch = {"input_ids": _aligned(shape, np.dtype(np.int32))}
-        batch |= {name: _aligned(shape, np.dtype(np.uint8)) for name in ("input_mask", "segment_ids", "word_starts")}
+        batch = {"input_ids": aligned(shape, np.dtype(np.int32))}
+        batch |= {name: aligned(shape, np.dtype(np.uint8)) for name in ("input_mask", "segment_ids", "word_starts")}
         step = max(1, _CHUNK_TOKENS // self.length)
         for first in range(0, len(positions), step):
             part = slice(first, first + step)
@@ -182,10 +147,10 @@ class Feed:
         mask = column < stop[:, None].astype(np.int32)
         second = column >= begin_b[:, None].astype(np.int32)
         ids = self._tokens(spans, second, begin_b)
-        ids[rows, 0] = self._special.cls
-        ids[rows, last_a] = self._special.sep
-        ids[paired, last_b] = self._special.sep
-        out["input_ids"][...] = np.where(mask, ids, ids.dtype.type(self._special.pad))
+        ids[rows, 0] = self.special.cls
+        ids[rows, last_a] = self.special.sep
+        ids[paired, last_b] = self.special.sep
+        out["input_ids"][...] = np.where(mask, ids, ids.dtype.type(self.special.pad))
         out["input_mask"][...] = mask
         starts = self._word_starts(spans, second, begin_b)
         starts[rows, 0] = starts[rows, 1] = starts[rows, last_a] = 1
@@ -212,7 +177,7 @@ class Feed:
     def describe(self) -> dict[str, Any]:
         """What a log should say: examples per epoch, share of random second segments and of the commoner label,
         mean real length and padding share, and from the manifest the unigram entropy in nats, if it is there."""
-        plan = self._plan(0)
+        plan = self.plan(0)
         rows = max(1, plan.summary["rows"])
         random_share = plan.summary["random"] / rows
         summary = dict(self.store.manifest.get("summary", {}))
@@ -227,14 +192,6 @@ class Feed:
             "padding_share": 1 - plan.summary["tokens"] / rows / self.length,
             **{name: summary[name] for name in ("unigram_entropy", "commonest_token_share") if name in summary},
         }
-
-
-def _aligned(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
-    """An empty array whose memory begins at a multiple of 64 bytes: tf.data and XLA take such as it is, uncopied."""
-    size = shape[0] * shape[1] * dtype.itemsize
-    memory = np.empty(size + 64, np.uint8)
-    first = -memory.ctypes.data % 64
-    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 def windows(memory: np.ndarray, starts: Ints, width: int) -> np.ndarray:
@@ -263,19 +220,6 @@ def bit_windows(memory: NDArray[np.uint8], starts: Ints, width: int) -> NDArray[
     return np.unpackbits(aligned, axis=1, count=width, bitorder="little")
 
 
-def _make_ahead(key: PlanKey) -> None:
-    try:
-        if not is_made(key):
-            open_plan(key)
-    except Exception as error:  # when its turn comes it is tried again, and then the error is raised
-        warn(f"the plan of the next epoch could not be made yet: {error}")
-
-
-def _forget_all_but(cache: dict[int, Any], count: int) -> None:
-    while len(cache) > count:
-        cache.pop(next(iter(cache)), None)
-
-
 def make_feed(
     stores: Any | Sequence[Any],
     *,
@@ -288,11 +232,13 @@ def make_feed(
     plan_dir: str | os.PathLike[str],
     weights: Sequence[float] | None = None,
     window_bytes: int = _WINDOW_BYTES,
+    packing: Packing | None = None,
 ) -> AnyFeed:
     """A feed over one token store, or a mixture over several with `weights` (their shares of the examples).
 
     `objective` is `mlm+nsp`, `mlm` or `mlm+sop` (see `pairs`); `variants` how many plans the epochs go round (10 for
-    `train`, 1 for `eval` unless given). Plans are kept in `plan_dir`. Errors: `BertJaxError` for settings that cannot
+    `train`, 1 for `eval` unless given). Plans are kept in `plan_dir`. With `packing` a row holds several examples; the
+    shares of a mixture are still those of the examples. Errors: `BertJaxError` for settings that cannot
     be, a split without examples, stores of different tokenizers.
     """
     if not isinstance(stores, Sequence):
@@ -312,9 +258,15 @@ def make_feed(
                 f"store {store.path} gives no examples in its {split} split: its documents are too short"
             )
         feeds.append(feed)
-    if len(feeds) == 1 and not weights:
-        return feeds[0]
-    return Mixture(feeds, weights or [1.0] * len(feeds), seed)
+    if packing is None or packing.most == 1:
+        return feeds[0] if len(feeds) == 1 and not weights else Mixture(feeds, weights or [1.0] * len(feeds), seed)
+    packed = [PackedFeed(feed, packing) for feed in feeds]
+    for one in packed:
+        one.check()
+    if len(packed) == 1 and not weights:
+        return packed[0]
+    shares = zip(weights or [1.0] * len(packed), packed, strict=True)
+    return Mixture(packed, [share / one.examples_per_row() for share, one in shares], seed)
 
 
 def special_ids(store: Any) -> SpecialIds:

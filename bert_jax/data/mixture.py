@@ -19,6 +19,7 @@ Ints = NDArray[np.int64]
 Batch = dict[str, np.ndarray]
 
 BLOCK = 1_000
+_OF_ROWS = ("padding_share", "examples_per_row")  # what is described of rows; all else of examples
 
 
 class AnyFeed(Protocol):
@@ -105,16 +106,22 @@ class Mixture:
         return sum(feed.rows_per_epoch(epoch) for feed in self.feeds)
 
     def describe(self) -> dict[str, Any]:
-        """The feeds' figures as means weighted by share, and each store's own."""
+        """The feeds' figures as means weighted by share (of rows, or of the examples in them), and each store's own."""
         each = [feed.describe() for feed in self.feeds]
-        shares = (self.quotas / BLOCK).tolist()
+        of_rows = self.quotas / BLOCK
+        of_examples = of_rows * [one.get("examples_per_row", 1.0) for one in each]
+        of_examples /= of_examples.sum()
         common = [name for name in each[0] if all(name in one and isinstance(one[name], float) for one in each)]
-        result = {name: sum(s * one[name] for s, one in zip(shares, each, strict=True)) for name in common}
+        result = {}
+        for name in common:
+            shares = (of_rows if name in _OF_ROWS else of_examples).tolist()
+            result[name] = sum(share * one[name] for share, one in zip(shares, each, strict=True))
         if "random_share" in result:
             result["majority_label_share"] = max(result["random_share"], 1 - result["random_share"])
         result |= {name: each[0][name] for name in ("split", "length", "objective")}
         result["rows_per_epoch"] = sum(one["rows_per_epoch"] for one in each)
-        return result | {"stores": [{"share": s, **one} for s, one in zip(shares, each, strict=True)]}
+        shares = of_examples.tolist()
+        return result | {"stores": [{"share": share, **one} for share, one in zip(shares, each, strict=True)]}
 
 
 def _require_same_tokenizer(stores: Sequence[Any]) -> None:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_jax.config import Config, Data, Train
+from bert_jax.batch import prediction_counts
+from bert_jax.config import Config, Data, Phase, Train
 from bert_jax.console import log, warn
 from bert_jax.data.drivers import batches
 from bert_jax.data.feed import AnyFeed, make_feed
 from bert_jax.data.from_sources import store_from_sources
+from bert_jax.data.packed_feed import Packing
 from bert_jax.data.records import RecordsFeed, make_records_feed
 from bert_jax.data.sources import open_sources
 from bert_jax.data.store import Store, load_store, verify_once
@@ -58,9 +60,13 @@ class PretrainingData:
         return make_records_feed(self.records, seed=seed, index_dir=self.plans, vocab_size=self.tokenizer.vocab_size)
 
     def check_feeds(self) -> None:
-        """Open what the first phase reads, and records for every phase. Errors: `BertJaxError` for what cannot be."""
-        for index in range(len(self.config.phases) if self.records else 1):
-            self.train_feed(index)
+        """Open what the first phase reads, and records, or rows with so many places, for every phase.
+
+        Errors: `BertJaxError` for what cannot be.
+        """
+        for index, phase in enumerate(self.config.phases):
+            if self.records or index == 0 or phase.row_predictions is not None:
+                self.train_feed(index)
         for name in self.evaluation_stores:
             self.evaluation_feed(name, self.config.phases[0].length)
 
@@ -86,6 +92,7 @@ class PretrainingData:
             variants=config.data.variants,
             plan_dir=self.plans,
             weights=self.weights if len(self.stores) > 1 else None,
+            packing=packing_of(phase, config.train.masked_share),
         )
 
     def train_batches(self, phase_index: int, first: int, process_index: int, process_count: int) -> Iterator[Any]:
@@ -102,7 +109,10 @@ class PretrainingData:
         )
 
     def evaluation_feed(self, name: str, length: int) -> AnyFeed:
-        """The held-out examples of one evaluation store, by position."""
+        """The held-out examples of one evaluation store, by position.
+
+        Never packed: scores are then the same to the last bit whatever a run packs, and evaluation is a small part.
+        """
         return held_out_feed(
             self.evaluation_stores[name], EVALUATED_SPLIT, length, self.config.train.objective, self.plans
         )
@@ -123,6 +133,12 @@ class PretrainingData:
             else sum(weight / total * (one[name] or 0.0) for weight, one in zip(self.weights, each, strict=True))
             for name in each[0]
         }
+
+
+def packing_of(phase: Phase, masked_share: float) -> Packing:
+    """How the rows of a phase are packed."""
+    counts = prediction_counts(phase.length, phase.predictions, masked_share)
+    return Packing(phase.packing, phase.row_predictions, counts)
 
 
 def open_pretraining_data(config: Config, run: Path, local: bool, known_store: str | None = None) -> PretrainingData:
@@ -202,6 +218,11 @@ def _check_records(config: Config) -> None:
     train, usual = config.train, Train()
     if train.objective == "mlm+sop":
         raise BertJaxError("train.objective mlm+sop: data.records hold next-sentence pairs; prepare a token store")
+    if max(train.packing, *(phase.packing for phase in train.later_phases), 1) > 1:
+        raise BertJaxError(
+            "train.packing: data.records hold one example per row, with its masks drawn; leave it out, or prepare a "
+            "token store from the text"
+        )
     for name in ("whole_words", "masked_share", "short_share"):
         if getattr(train, name) != getattr(usual, name):
             raise BertJaxError(

@@ -54,7 +54,7 @@ def bench(what: str, *names: str, **options: Any) -> dict[str, Any]:
         if name not in known:
             spelt = ", ".join(f"--{key.replace('_', '-')}" for key in known if key not in ("config", "files"))
             raise UsageError(f"bench {what} has no option --{name.replace('_', '-')}: it has {spelt}")
-    counts = ("length", "batch", "predictions", "accumulation", "steps", "workers", "tokens", "repeats")
+    counts = ("length", "batch", "predictions", "packing", "accumulation", "steps", "workers", "tokens", "repeats")
     require_at_least(1, **{name: given.get(name) for name in counts})
     require_at_least(0, warmup=given.get("warmup"), seed=given.get("seed"))
     require_at_least(0.001, megabytes=given.get("megabytes"))

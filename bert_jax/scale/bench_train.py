@@ -18,6 +18,7 @@ from bert_jax.config import Config, Train
 from bert_jax.config_files import check_values, load_config
 from bert_jax.console import progress
 from bert_jax.data.feed import make_feed
+from bert_jax.data.pretraining import packing_of
 from bert_jax.data.store import Store
 from bert_jax.errors import bad_usage
 from bert_jax.model.flops import peak_flops, training_flops
@@ -27,6 +28,7 @@ from bert_jax.text.tokenizer import load_tokenizer
 from bert_jax.train.masking import vocabulary_of
 from bert_jax.train.program import Program, make_program
 from bert_jax.train.sharding import make_mesh
+from bert_jax.train.step import row_places
 
 DEFAULT_PRESET = "mini"
 _BATCHES = 4  # different ones, in turn: a step's time does not depend on which
@@ -50,6 +52,7 @@ def bench_train(
     batch: int | None = None,
     length: int | None = None,
     predictions: int | None = None,
+    packing: int | None = None,
     dtype: str | None = None,
     attention: str | None = None,
     dropout: str | None = None,
@@ -62,15 +65,17 @@ def bench_train(
     """Time the training step of the first phase of a CONFIG, or of a preset such as `base` (default: `mini`).
 
     A preset is timed with batch 32, length 128 and 20 predictions, unless told otherwise; each further argument that
-    is given replaces the configuration's. Data come from `store`, or from a synthetic store drawn from `seed`, through
-    the same feed. Every step is timed from the previous one's end to its own, one step being dispatched ahead, so that
-    neither the host nor a synchronisation is in the figures unless it holds the device up. `mfu` counts real tokens
-    only, `mfu_padded` all; both null where the device's peak is unknown.
+    is given replaces the configuration's. With `packing` above 1 the batch is of packed rows. Data come from `store`,
+    or from a synthetic store drawn from `seed`, through the same feed. Every step is timed from the previous one's end
+    to its own, one step being dispatched ahead, so that neither the host nor a synchronisation is in the figures unless
+    it holds the device up. `mfu` counts real tokens only, `mfu_padded` all; both null where the device's peak is not
+    known.
     """
     overrides = {
         "batch": batch,
         "length": length,
         "predictions": predictions,
+        "packing": packing,
         "dtype": dtype,
         "attention": attention,
         "dropout": dropout,
@@ -96,11 +101,13 @@ def train_figures(program: Program, timing: Timing) -> dict[str, Any]:
     phase, mesh, sums = program.config.phases[0], program.mesh, timing.sums
     timed = percentiles(timing.seconds)
     median = timed["step_seconds_median"]
+    places = phase.predictions if phase.packing == 1 else row_places(program.config, 0)
     real = training_flops(program.config.model, sums)
-    padded = training_flops(program.config.model, full_rows(sums, phase.length, phase.predictions))
+    padded = training_flops(program.config.model, full_rows(sums, phase.length, places))
     peak = peak_flops(mesh.devices.flat[0].device_kind, mesh.devices.size)
     return {
-        "sequences_per_second": phase.batch / median,
+        "sequences_per_second": sums["sequences"] / median,
+        "rows_per_second": phase.batch / median,
         "real_tokens_per_second": sums["real_tokens"] / median,
         "mfu": None if peak is None else real / (median * peak),
         "mfu_padded": None if peak is None else padded / (median * peak),
@@ -111,6 +118,8 @@ def train_figures(program: Program, timing: Timing) -> dict[str, Any]:
         "batch": phase.batch,
         "length": phase.length,
         "predictions": phase.predictions,
+        "packing": phase.packing,
+        "sequences_per_row": sums["sequences"] / phase.batch,
         "attention_engine": program.choices["attention"].value,
         "flops_per_sequence": real / sums["sequences"],
         "flops_per_sequence_padded": padded / sums["sequences"],
@@ -132,6 +141,8 @@ def bench_config(config: str | Config | None, overrides: dict[str, Any]) -> Conf
     train = dataclasses.replace(settings.train, steps=1_000_000, minutes=None, later_phases=(), **overrides)
     if "length" in overrides and "predictions" not in overrides:
         train = dataclasses.replace(train, predictions=math.ceil(train.masked_share * train.length))
+    if "length" in overrides or "packing" in overrides:
+        train = dataclasses.replace(train, row_predictions=None)
     settings = dataclasses.replace(settings, train=train)
     with bad_usage():
         check_values(settings)
@@ -152,6 +163,7 @@ def _make_batches(program: Program, store: Store, plan_dir: Path) -> list[dict[s
         objective=config.train.objective,
         short_share=config.train.short_share,
         plan_dir=plan_dir,
+        packing=packing_of(phase, config.train.masked_share),
     )
     starts = range(0, _BATCHES * phase.batch, phase.batch)
     return [program.place(feed.examples(np.arange(start, start + phase.batch, dtype=np.int64))) for start in starts]

@@ -43,11 +43,12 @@ class Shown(NamedTuple):
 
 
 def shown_examples(shown: Shown, step: int, count: int) -> Iterator[dict[str, Any]]:
-    """The first `count` rows of global step `step` as JSON values.
+    """The first `count` examples of global step `step` as JSON values.
 
     Each: `step row position epoch example_id label b_is a b tokens masks`. `tokens` are the original pieces, specials
     included, without padding; `masks` has `position original input change` for every prediction, `change` being
     `mask` (80 %), `random` or `kept` (10 % each; a random draw that happens to be the original counts as kept).
+    Of packed rows each example is shown by itself, its `place` in the row and the token it begins at (`begin`) besides.
     """
     span = shown.config.span_at(step)
     assert span.phase == shown.phase_index, (step, span, shown.phase_index)
@@ -57,35 +58,49 @@ def shown_examples(shown: Shown, step: int, count: int) -> Iterator[dict[str, An
     examples = shown.feed.examples(positions)
     masked = jax.jit(make_masked(shown.config, phase_index, vocabulary_of(shown.tokenizer), shown.config.train.seed))
     arrays = {name: np.asarray(array) for name, array in masked(examples).items()}
-    for row, position in enumerate(positions.tolist()):
-        place = {"step": step, "row": row, "position": position}
+    for row, place in _first(arrays, count):
+        where: dict[str, Any] = {"step": step, "row": row, "position": int(positions[row])}
         for name, key in (("epochs", "epoch"), ("example_ids", "example_id")):
             if name in examples:
-                place[key] = int(examples[name][row])
-        yield place | _example(shown, arrays, row)
+                where[key] = int(examples[name][row] if place is None else examples[name][row, place])
+        if place is not None:
+            where |= {"place": place, "begin": int(arrays["cls_positions"][row, place])}
+        yield where | _example(shown, arrays, row, place)
 
 
-def _example(shown: Shown, arrays: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
-    """Label, texts, tokens and masks of one row of a masked batch."""
+def _first(arrays: Mapping[str, np.ndarray], count: int) -> list[tuple[int, int | None]]:
+    """The first `count` examples of a batch: row, and the place in it where rows are packed."""
+    if "sequence_ids" not in arrays:
+        return [(row, None) for row in range(len(arrays["input_ids"]))]
+    found: list[tuple[int, int | None]] = []
+    for row, held in enumerate(arrays["sequence_ids"].max(axis=1).tolist()):
+        found += [(row, place) for place in range(held)]
+    return found[:count]
+
+
+def _example(shown: Shown, arrays: Mapping[str, np.ndarray], row: int, place: int | None) -> dict[str, Any]:
+    """Label, texts, tokens and masks of one row of a masked batch, or of one example of a packed row."""
     tokenizer, objective = shown.tokenizer, shown.config.train.objective
-    used = int(arrays["input_mask"][row].sum())
-    inputs = arrays["input_ids"][row, :used]
-    counted = arrays["masked_lm_weights"][row] > 0
-    places = arrays["masked_lm_positions"][row][counted]
+    own = arrays["input_mask"][row].astype(bool) if place is None else arrays["sequence_ids"][row] == place + 1
+    begin, end = int(own.argmax()), int(own.argmax() + own.sum())
+    inputs = arrays["input_ids"][row, begin:end]
+    places = arrays["masked_lm_positions"][row]
+    counted = (arrays["masked_lm_weights"][row] > 0) & (places >= begin) & (places < end)
+    places = places[counted] - begin
     original = inputs.copy()
     original[places] = arrays["masked_lm_ids"][row][counted]
-    second = arrays["segment_ids"][row, :used].astype(bool)
-    label = int(arrays["next_sentence_labels"][row])
+    second = arrays["segment_ids"][row, begin:end].astype(bool)
+    label = int(arrays["next_sentence_labels"][row] if place is None else arrays["next_sentence_labels"][row, place])
     pieces = tokenizer.pieces(original.tolist())
     shown_pieces = tokenizer.pieces(inputs[places].tolist())
     masks = [
         {
-            "position": place,
-            "original": pieces[place],
+            "position": at,
+            "original": pieces[at],
             "input": piece,
-            "change": _change(int(inputs[place]), int(original[place]), tokenizer.mask_id),
+            "change": _change(int(inputs[at]), int(original[at]), tokenizer.mask_id),
         }
-        for place, piece in zip(places.tolist(), shown_pieces, strict=True)
+        for at, piece in zip(places.tolist(), shown_pieces, strict=True)
     ]
     return {
         "label": None if objective == "mlm" else label,
@@ -109,8 +124,10 @@ def as_text(example: Mapping[str, Any]) -> Iterator[str]:
     where = ", ".join(f"{name} {example[name]}" for name in ("epoch", "example_id") if name in example)
     changes = [mask["change"] for mask in example["masks"]]
     tally = ", ".join(f"{changes.count(kind)} {kind}" for kind in ("mask", "random", "kept"))
+    packed = f" place {example['place']} from token {example['begin']}" if "place" in example else ""
     yield (
-        f"step {example['step']} row {example['row']} ({where or 'record'}): {len(example['tokens'])} tokens{pair}; "
+        f"step {example['step']} row {example['row']}{packed} ({where or 'record'}): "
+        f"{len(example['tokens'])} tokens{pair}; "
         f"{len(changes)} predictions: {tally}"
     )
     marked = list(example["tokens"])
@@ -132,18 +149,20 @@ def show(
     batch: int | None = None,
     seed: int | None = None,
     whole_words: bool = False,
+    packing: int | None = None,
 ) -> Iterator[str]:
     """Lines that show the first `count` examples of `step`: text for a person, or a JSON object each with `json`.
 
     A run has its settings; `store` says where its store lies now. Of a token store, `length` (128), `batch` (256),
-    `seed` (0) and `whole_words` say how it would be trained on. Errors: `UsageError` for an option of the other kind,
-    `BertJaxError` for a step past the end, a run whose store is not there or is another one.
+    `seed` (0), `whole_words` and `packing` (1) say how it would be trained on. Errors: `UsageError` for an option of
+    the other kind, `BertJaxError` for a step past the end, a run whose store is not there or is another one.
     """
     if step < 0 or count < 1:
         raise UsageError(f"step {step}, count {count}: expected a step from 0 and a count from 1")
     path = Path(store_or_run)
     is_store = (path / "manifest.json").is_file()
     of_a_store = {"length": length, "batch": batch, "seed": seed, "whole-words": whole_words or None}
+    of_a_store |= {"packing": packing}
     misplaced = [name for name, value in ({"store": store} if is_store else of_a_store).items() if value is not None]
     if misplaced:
         kind, other = ("a token store", "a run") if is_store else ("a run, which has its own", "a token store")
@@ -156,6 +175,7 @@ def show(
                 seed=0 if seed is None else seed,
                 steps=step + 1,
                 whole_words=whole_words,
+                packing=1 if packing is None else packing,
             )
             train = dataclasses.replace(train, predictions=math.ceil(train.masked_share * train.length))
             with bad_usage():

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from bert_jax.batch import prediction_counts
 from bert_jax.compat import threefry_2x32
 from bert_jax.text.interface import Tokenizer
 
@@ -35,15 +35,6 @@ class Vocabulary(NamedTuple):
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     """What masking knows of a tokenizer."""
     return Vocabulary(tokenizer.vocab_size, tokenizer.mask_id, tokenizer.special_ids)
-
-
-def prediction_counts(length: int, predictions: int, share: float = 0.15) -> np.ndarray:
-    """n for an example of 0..`length` tokens, specials counted: min(predictions, max(1, round(share · tokens))).
-
-    int32 (length + 1,). Python's round (halves to even), as in google-research/bert `create_pretraining_data.py`:
-    a table, because no accelerator rounds 0.15 · 50 like it.
-    """
-    return np.array([min(predictions, max(1, round(share * tokens))) for tokens in range(length + 1)], np.int32)
 
 
 def mask_tokens(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from bert_jax.config import Config, Phase
+from bert_jax.config import Config, Kind, Phase
 from bert_jax.config_files import Difference, differences
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
@@ -49,7 +49,7 @@ def reconcile(
     identity += [item for item in phases if item.kind == "identity"]
     identity += _mapping_differences("identity", "fingerprint of ", run.fingerprints, fingerprints)
     schedule += [item for item in phases if item.kind == "schedule"]
-    numeric = [item for item in found if item.kind == "numerics"]
+    numeric = [item for item in (*found, *phases) if item.kind == "numerics"]
     numeric += _mapping_differences("numerics", "", run.numerics, numerics)
 
     if identity:
@@ -99,6 +99,13 @@ def as_calibrated(run: Run, config: Config) -> Config:
     return with_steps(config, run.config.train.steps)
 
 
+_BEGUN: dict[str, Kind] = {
+    **dict.fromkeys(("length", "batch", "predictions", "packing"), "identity"),
+    "row_predictions": "numerics",
+}
+"""Kinds of the fields of a phase that has begun; of one still ahead all are its schedule."""
+
+
 def _phase_differences(old: AnyConfig, new: AnyConfig, step: int) -> list[Difference]:
     """What differs in the later phases, field by field: identity in phases that have begun, schedule in those ahead."""
     before, after = old.later_phases, new.later_phases
@@ -120,7 +127,7 @@ def _one_phase(path: str, was: Phase | None, now: Phase | None, begun: bool) -> 
     return [
         Difference(
             f"{path}.{name}",
-            "identity" if begun and name in ("length", "batch", "predictions") else "schedule",
+            _BEGUN.get(name, "schedule") if begun else "schedule",
             getattr(was, name),
             getattr(now, name),
         )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from bert_jax import compat
-from bert_jax.batch import EXAMPLES, MASKED, check
+from bert_jax.batch import EXAMPLES, MASKED, PACKED, check, row_predictions
 from bert_jax.compat import threefry_2x32
 from bert_jax.config import Config, Optimizer
 from bert_jax.model.bert import Bert, apply
@@ -36,6 +36,12 @@ MASK_SEED_OF_EVALUATION = 20181011  # any fixed number: two models see the same 
 DROPOUT = 0x44524F50  # "DROP": keeps these bits apart from all others drawn from one seed
 
 
+def row_places(config: Config, phase_index: int) -> int:
+    """M of a packed row of a phase: places for masked positions, as many as asked for, or enough for any row."""
+    phase, share = config.phases[phase_index], config.train.masked_share
+    return phase.row_predictions or row_predictions(phase.length, phase.packing, phase.predictions, share)
+
+
 def make_masked(
     config: Config, phase_index: int, vocabulary: Vocabulary, seed: int, epoch: int | None = None
 ) -> Callable[[Batch], dict[str, jax.Array]]:
@@ -44,13 +50,15 @@ def make_masked(
     Both get what the loss needs besides: `next_sentence_weights` and, where the feed gave none, `example_ids`.
     """
     train, phase = config.train, config.phases[phase_index]
+    places = row_places(config, phase_index)
 
     def masked(batch: Batch) -> dict[str, jax.Array]:
         if "masked_lm_positions" in batch:
             check(batch, MASKED)
             found = dict(batch)
         else:
-            check(batch, EXAMPLES)
+            packed = "sequence_ids" in batch
+            check(batch, EXAMPLES | PACKED if packed else EXAMPLES)
             found = mask_tokens(
                 batch,
                 seed,
@@ -59,6 +67,7 @@ def make_masked(
                 predictions=phase.predictions,
                 masked_share=train.masked_share,
                 whole_words=train.whole_words,
+                row_predictions=places if packed else None,
             )
         rows = found["input_ids"].shape[0]
         found.setdefault("example_ids", jnp.arange(rows, dtype=jnp.uint32))
