@@ -455,6 +455,9 @@ def bench(
     attention: str | None = None,
     dropout: str | None = None,
     accumulation: int | None = None,
+    remat: str | None = None,
+    attention_dropout: float | None = None,
+    mesh: str | None = None,
     steps: int | None = None,
     warmup: int | None = None,
     driver: Literal["thread", "tf"] | None = None,
@@ -490,6 +493,9 @@ def bench(
         attention: Attention engine, for train.
         dropout: exact or fast, for train.
         accumulation: Microbatches per step, for train.
+        remat: What the backward pass recomputes (none, dots, full), for train.
+        attention_dropout: Of the model, for train; most attention engines need 0.
+        mesh: DATAxFSDPxTENSOR, for train (default: the configuration's).
         steps: Timed steps, for train.
         warmup: Steps before the timed ones, for train.
         driver: Only this driver, for feed.
@@ -521,6 +527,9 @@ def bench(
         attention=attention,
         dropout=dropout,
         accumulation=accumulation,
+        remat=remat,
+        attention_dropout=attention_dropout,
+        mesh=mesh,
         steps=steps,
         warmup=warmup,
         driver=driver,

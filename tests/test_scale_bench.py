@@ -12,13 +12,13 @@ import pytest
 from small_models import small_config, small_run, small_tokenizer
 
 from bert_jax.bert_config import BertConfig
-from bert_jax.config import Config, Train
+from bert_jax.config import Config, Mesh, Train
 from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.files import to_json
 from bert_jax.scale.bench import bench
 from bert_jax.scale.bench_record import KEYS, commit, percentiles, record, versions
 from bert_jax.scale.bench_tokenize import documents_of, line_batches, text_bytes
-from bert_jax.scale.bench_train import bench_config, full_rows, time_steps
+from bert_jax.scale.bench_train import bench_config, full_rows, parse_mesh, time_steps
 
 TEXT = "The cat sat on the mat.\nIt was tired.\n\nRain ran on the road.\nThe street was wet.\n\n" * 40
 
@@ -184,3 +184,10 @@ def test_record_has_every_key_and_percentiles_are_ordered() -> None:
         "seconds_p90": pytest.approx(2.8),
         "seconds_p99": pytest.approx(2.98),
     }
+
+
+def test_a_mesh_is_three_numbers() -> None:
+    assert parse_mesh("4x1x2") == Mesh(4, 1, 2)
+    for text in ("4x2", "4x0x1", "ax1x1", "-1x1x1"):
+        with pytest.raises(UsageError, match=f"--mesh {text}: expected DATAxFSDPxTENSOR"):
+            parse_mesh(text)

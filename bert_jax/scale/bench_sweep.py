@@ -27,8 +27,9 @@ def bench_sweep(
     """Time the train step of `config` with every combination of what is varied → `rows`, one record each.
 
     vary: NAME=VALUE,VALUE,… of an option of `bench train`: batch, length, predictions, packing, attention, dtype,
-    dropout, accumulation, mesh. Each point has a process of its own; one that fails, as when memory is short, is a row
-    with `error`. out: a PNG of speed over the first varied option, a line for each combination of the others.
+    dropout, accumulation, remat, attention_dropout, mesh. Each point has a process of its own; one that fails, as when
+    memory is short, is a row with `error`. out: a PNG of speed over the first varied option, a line for each
+    combination of the others.
     Errors: `UsageError` for an option that is none, or nothing to vary.
     """
     varied = _varied(vary)
@@ -38,7 +39,7 @@ def bench_sweep(
     for values in itertools.product(*varied.values()):
         point = dict(zip(varied, values, strict=True))
         log(" ".join(f"{name}={value}" for name, value in point.items()))
-        options = [word for name, value in point.items() for word in (f"--{name}", value)]
+        options = [word for name, value in point.items() for word in (f"--{name.replace('_', '-')}", value)]
         counts = ["--steps", str(steps), "--warmup", str(warmup)]
         measured = measure_apart(["train", *([config] if config else []), *counts, *options])
         rows.append({"name": " ".join(f"{name}={value}" for name, value in point.items()), "point": point, **measured})

@@ -14,13 +14,13 @@ import jax
 import numpy as np
 
 from bert_jax.bert_config import PRESETS, BertConfig
-from bert_jax.config import Config, Train
+from bert_jax.config import Config, Mesh, Train
 from bert_jax.config_files import check_values, load_config
 from bert_jax.console import progress
 from bert_jax.data.feed import make_feed
 from bert_jax.data.pretraining import packing_of
 from bert_jax.data.store import Store
-from bert_jax.errors import bad_usage
+from bert_jax.errors import UsageError, bad_usage
 from bert_jax.model.flops import peak_flops, training_flops
 from bert_jax.scale.bench_feed import open_bench_store
 from bert_jax.scale.bench_record import device_figures, percentiles, record
@@ -57,6 +57,9 @@ def bench_train(
     attention: str | None = None,
     dropout: str | None = None,
     accumulation: int | None = None,
+    remat: str | None = None,
+    attention_dropout: float | None = None,
+    mesh: str | None = None,
     steps: int = 20,
     warmup: int = 3,
     seed: int = 0,
@@ -80,8 +83,14 @@ def bench_train(
         "attention": attention,
         "dropout": dropout,
         "accumulation": accumulation,
+        "remat": remat,
     }
     settings = bench_config(config, {name: value for name, value in overrides.items() if value is not None})
+    if attention_dropout is not None:
+        model = dataclasses.replace(settings.model, attention_probs_dropout_prob=attention_dropout)
+        settings = dataclasses.replace(settings, model=model)
+    if mesh is not None:
+        settings = dataclasses.replace(settings, mesh=parse_mesh(mesh))
     with tempfile.TemporaryDirectory() as cache:
         size = settings.model.vocab_size or settings.data.vocab_size or 30522
         opened = open_bench_store(store, Path(cache), seed, tokens, size)
@@ -147,6 +156,14 @@ def bench_config(config: str | Config | None, overrides: dict[str, Any]) -> Conf
     with bad_usage():
         check_values(settings)
     return settings
+
+
+def parse_mesh(text: str) -> Mesh:
+    """`4x1x2` as a mesh of data × fsdp × tensor. Errors: `UsageError` for anything else."""
+    sizes = text.split("x")
+    if len(sizes) != 3 or not all(size.isdecimal() and int(size) for size in sizes):
+        raise UsageError(f"--mesh {text}: expected DATAxFSDPxTENSOR, three numbers of at least 1, such as 4x1x2")
+    return Mesh(*map(int, sizes))
 
 
 def _make_program(config: Config, store: Store) -> Program:
