@@ -4,8 +4,9 @@ Without that every attention engine can be asked for (--train.attention cudnn on
 
     bert-jax pretrain bert_base_pod --run runs/base --data.store store
 
-4,096 sequences of 128 tokens for 70,000 steps, then length 512. For a TPU v5e:16x16. Not run yet: time and scores are
-not known.
+4,096 sequences of 128 tokens for 70,000 steps, then length 512. Not run yet: time and scores are not known.
+
+Topology: v5e:16x16
 """
 
 from bert_jax import BertConfig, Checkpoint, Config, Evaluate, Log, Optimizer, Phase, Train
