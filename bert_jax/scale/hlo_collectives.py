@@ -27,6 +27,12 @@ _ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
 _BODY = re.compile(r"body=%?([\w.\-]+)")
+_MESH_GROUPS = re.compile(
+    r"replica_groups=mesh\[(?P<axes>[^\]]*)\]"
+    r"(?:, device_ids=\((?:\[(?P<shape>[\d,]+)\](?:T\((?P<turned>[\d,]+)\))?|(?P<listed>[\d,]+))\))?"
+    r" \{(?P<along>[^}]*)\}"
+)
+_PARTS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -132,10 +138,39 @@ def _groups(rest: str, devices: int, kind: str) -> np.ndarray | list[list[int]]:
         if iota[3]:
             order = order.transpose(_numbers(iota[3]))
         return order.reshape(shape)
+    named = _MESH_GROUPS.search(rest)
+    if named:
+        return _groups_of_mesh(named)
     listed = re.search(r"replica_groups=\{(\{.*?\})\}", rest)
     if listed:
         return [_numbers(group) for group in re.findall(r"\{([\d,]*)\}", listed[1])]
     return [list(range(devices))]
+
+
+def _groups_of_mesh(named: re.Match[str]) -> np.ndarray:
+    """Groups as newer programs name them: the axes of a mesh, or parts of axes, along which the members differ."""
+    axes = [(name, int(size)) for name, size in re.findall(r"'(\w+)'=(\d+)", named["axes"])]
+    order = np.arange(math.prod(size for _, size in axes))
+    if named["listed"]:
+        order = np.array(_numbers(named["listed"]))
+    elif named["shape"]:
+        order = order.reshape(_numbers(named["shape"]))
+        order = order.transpose(_numbers(named["turned"])) if named["turned"] else order
+    # Each axis as (before, part, behind), so that a part of it is an axis of its own.
+    sizes = dict(axes)
+    parts = {
+        name: (int(before or 1), int(size or sizes[name])) for name, before, size in _PARTS.findall(named["along"])
+    }
+    split: list[int] = []
+    along: list[int] = []
+    for name, size in axes:
+        before, part = parts.get(name, (1, 1))
+        if name in parts:
+            along.append(len(split) + 1)
+        split += [before, part, size // (before * part)]
+    places = order.reshape(split)
+    others = [axis for axis in range(len(split)) if axis not in along]
+    return places.transpose(*others, *along).reshape(-1, math.prod(split[axis] for axis in along))
 
 
 def _numbers(text: str) -> list[int]:

@@ -138,7 +138,7 @@ def _formulas(settings: Config, where: Topology) -> Step:
 
     def step(phase: int, batch: int) -> dict[str, Any]:
         changed = with_batch(settings, phase, batch, {})
-        return estimated_figures(changed, changed.phases[phase], mesh, where.chip.hbm_bytes)
+        return estimated_figures(changed, phase, mesh, where.chip.hbm_bytes)
 
     return step
 

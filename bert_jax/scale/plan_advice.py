@@ -61,10 +61,11 @@ def remarks(config: Config, phase: Phase, found: dict[str, Any], topology: Topol
     """What the configuration forbids or wastes in this phase."""
     lines = []
     model, train = config.model, config.train
-    if model.attention_probs_dropout_prob > 0:
+    rate = model.attention_probs_dropout_prob
+    if rate > 0:
         lines.append(
-            f"model.attention_probs_dropout_prob {model.attention_probs_dropout_prob:g} allows the einsum engine alone, whose "
-            " scores (length × length per head) lie in memory; 0 allows every engine"
+            f"model.attention_probs_dropout_prob {rate:g} allows the einsum engine alone, "
+            "whose scores (length × length per head) lie in memory; 0 allows every engine"
         )
     elif train.attention == "einsum":
         lines.append("train.attention einsum keeps scores (length × length per head) in memory; auto may do better")
@@ -100,6 +101,8 @@ def _crossings(found: dict[str, Any], topology: Topology) -> list[str]:
         if per_row >= matrix:
             return [f"{rows} sequences per chip: bound by memory, and with any batch"]
         enough = fixed / (matrix - per_row)
+        if enough > found["max_batch_per_chip"]:
+            return [f"{rows} sequences per chip: bound by memory, and with any batch that fits"]
     else:
         if found["mesh"]["tensor"] > 1:
             return [f"{rows} sequences per chip: bound by the interconnect; mesh.tensor sends more for a larger batch"]

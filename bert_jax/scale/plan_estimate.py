@@ -18,7 +18,7 @@ from bert_jax.config import Config, Phase, Train
 from bert_jax.model.bert import abstract_parameters, make_model
 from bert_jax.model.flops import flops_per_example
 from bert_jax.scale.hlo_collectives import Row
-from bert_jax.train.sharding import AXES, parameter_specs
+from bert_jax.train.sharding import AXES, check_divisible, parameter_specs
 
 FLOAT32 = 4
 _OVERHEAD = 1.5
@@ -37,14 +37,19 @@ class Sizes(NamedTuple):
 
 def parameter_bytes(config: Config, mesh: Mapping[str, int]) -> int:
     """Bytes of parameters on each device of a mesh. Errors: `BertJaxError` for what an axis does not divide."""
-    abstract_mesh = AbstractMesh(tuple(mesh[axis] for axis in AXES), AXES)
+    abstract_mesh = _abstract(mesh)
     heads = ("masked_lm",) if config.train.objective == "mlm" else ("masked_lm", "next_sentence")
     params = abstract_parameters(make_model(config.model, heads=heads))
-    specs = parameter_specs(params, abstract_mesh)  # type: ignore[arg-type]
+    specs = parameter_specs(params, abstract_mesh)
     sizes = jax.tree.map(
         lambda leaf, spec: int(np.prod(NamedSharding(abstract_mesh, spec).shard_shape(leaf.shape))), params, specs
     )
     return FLOAT32 * sum(jax.tree.leaves(sizes))
+
+
+def _abstract(mesh: Mapping[str, int]) -> Any:
+    """A mesh of sizes without devices."""
+    return AbstractMesh(tuple(mesh[axis] for axis in AXES), AXES)
 
 
 def activation_bytes(config: Config, phase: Phase, remat: str, dtype: str, tensor: int = 1) -> float:
@@ -100,8 +105,13 @@ def estimated_collectives(
     return found
 
 
-def estimated_figures(config: Config, phase: Phase, mesh: Mapping[str, int], limit: int) -> dict[str, Any]:
-    """The figures of `plan_compile.compiled_figures` for devices that nothing is compiled for."""
+def estimated_figures(config: Config, index: int, mesh: Mapping[str, int], limit: int) -> dict[str, Any]:
+    """The figures of `plan_compile.compiled_figures` for devices that nothing is compiled for.
+
+    Errors: `BertJaxError` for whatever does not divide.
+    """
+    check_divisible(config, index, _abstract(mesh))
+    phase = config.phases[index]
     dtype = "bfloat16" if config.train.dtype == "auto" else config.train.dtype
     parameters = parameter_bytes(config, mesh)
     rows = phase.batch // (mesh["data"] * mesh["fsdp"])

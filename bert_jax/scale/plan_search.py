@@ -55,12 +55,11 @@ def largest_batch(config: Config, phase: int, found: dict[str, Any], step: Calla
 
 def _between(guess: int, fits: int, too_many: int, grain: int) -> int | None:
     """The multiple of `grain` to try next, None when nothing is left between what fits and what does not."""
-    step = max(grain, fits // 16 // grain * grain)
-    lowest = fits // grain * grain + step
-    highest = (too_many - 1) // grain * grain if too_many else max(4 * fits, 64 * grain)
+    lowest = fits // grain * grain + max(grain, fits // 16 // grain * grain)
+    wanted = guess // grain * grain
+    if not too_many:  # a guess too high costs little: the compiler says so before it makes any code
+        return max(wanted, lowest)
+    highest = (too_many - 1) // grain * grain
     if lowest > highest:
         return None
-    wanted = guess // grain * grain
-    if not lowest <= wanted <= highest:
-        wanted = lowest if too_many == 0 or wanted < lowest else (lowest + highest) // 2 // grain * grain
-    return min(max(wanted, lowest), highest)
+    return wanted if lowest <= wanted <= highest else (lowest + highest) // 2 // grain * grain

@@ -5,7 +5,7 @@ links together; published figures are both directions together, these are half o
 `bert_jax.model.flops`, the one table of them.
 
 Sources: cloud.google.com/tpu/docs, pages v4, v5e, v5p, v6e and tpu7x ("key chip specifications": memory and links both
-ways v5e 819 and 400 GB/s, v5p 2765 and 1200, v4 1228 and 300, v6e 1640 and 800, tpu7x 7380 and 1200 for its two
+ways v5e 819 and 400 GB/s, v5p 2765 and 1200, v4 1228 and 600, v6e 1640 and 800, tpu7x 7380 and 1200 for its two
 devices); NVIDIA's datasheets of A100 80GB SXM, H100 SXM, H200, B200, L4 and L40S (NVLink, or PCIe where there is none).
 `hbm_bytes` of a TPU is what its compiler (libtpu 0.0.42) lets a program have: a little less than the published size.
 """
@@ -50,7 +50,7 @@ class Chip(NamedTuple):
 
 
 CHIPS: dict[str, Chip] = {
-    "v4": Chip("tpu", "TPU v4", int(30.75 * GIB), 1228e9, 150e9, 3, 2),
+    "v4": Chip("tpu", "TPU v4", int(30.75 * GIB), 1228e9, 300e9, 3, 2),
     "v5e": Chip("tpu", "TPU v5 lite", int(15.75 * GIB), 819e9, 200e9, 2, 1, 1, ("v5litepod", "v5lite")),
     "v5p": Chip("tpu", "TPU v5p", int(95.74 * GIB), 2765e9, 600e9, 3, 2),
     "v6e": Chip("tpu", "TPU v6 lite", int(31.25 * GIB), 1640e9, 400e9, 2, 1, 1, ("trillium",)),
@@ -130,9 +130,7 @@ def parse_topology(text: str) -> Topology:
     if len(sizes) == 2 and chip.axes == 3:
         sizes = (*sizes, 1)
     if len(sizes) != chip.axes or 0 in sizes:
-        raise UsageError(
-            f"topology {text!r}: expected {chip.axes} sizes of at least 1, such as {name}:{_example(chip)}"
-        )
+        raise UsageError(f"topology {text!r}: give {chip.axes} sizes of at least 1, such as {name}:{_example(chip)}")
     return Topology(f"{name}:{'x'.join(map(str, sizes))}", name, sizes)
 
 
