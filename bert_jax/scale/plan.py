@@ -22,7 +22,13 @@ from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.scale.bench_record import versions
 from bert_jax.scale.plan_advice import remarks, ways_to_fit
 from bert_jax.scale.plan_compile import Compiler, require_libtpu
-from bert_jax.scale.plan_estimate import estimated_figures, parameter_bytes, recomputed_flops, step_flops
+from bert_jax.scale.plan_estimate import (
+    estimated_collectives,
+    estimated_figures,
+    parameter_bytes,
+    recomputed_flops,
+    step_flops,
+)
 from bert_jax.scale.plan_report import phase_report, run_report
 from bert_jax.scale.plan_search import estimated_max_batch, largest_batch
 from bert_jax.scale.plan_shapes import with_batch
@@ -151,6 +157,8 @@ def _phases(settings: Config, where: Topology, step: Step, max_batch: bool) -> l
                 f"phase {index} has sequences of {phase.length} tokens: the model has "
                 f"{settings.model.max_position_embeddings} positions; raise model.max_position_embeddings"
             )
+        if where.chip.kind == "tpu":
+            log(f"compiling the step of phase {index} ({phase.batch:,} × {phase.length}); this takes a minute or more")
         figures = _phase(settings, index, phase, where, step(index, phase.batch))
         if max_batch:
             figures["max_batch_per_chip"] = largest_batch(settings, index, figures, step)
@@ -163,21 +171,8 @@ def _phases(settings: Config, where: Topology, step: Step, max_batch: bool) -> l
 
 def _phase(settings: Config, index: int, phase: Phase, where: Topology, made: dict[str, Any]) -> dict[str, Any]:
     """All figures of one phase, from what compiling (or estimating) its step gave."""
-    chip, mesh = where.chip, made["mesh"]
+    mesh = made["mesh"]
     parameters = parameter_bytes(settings, mesh)
-    rest = made["hbm_bytes"] - 3 * parameters
-    other = made.get("arguments", 3 * parameters) - 3 * parameters + made.get("results", 0)
-    program = made.get("program", 0)
-    flops, attention_share = step_flops(settings, phase, phase.batch)
-    traffic, source = _traffic(made, parameters)
-    sent = sum(row[2] for row in made.get("collectives", ()))
-    seconds = {
-        "matrix": recomputed_flops(settings.train, flops, attention_share) / (where.devices * chip.peak),
-        "hbm": traffic / chip.hbm_bandwidth,
-        "interconnect": sent / chip.link_bandwidth,
-    }
-    bound = max(seconds, key=lambda name: seconds[name])
-    step_seconds = seconds[bound]
     found: dict[str, Any] = {
         "phase": index,
         "length": phase.length,
@@ -192,30 +187,58 @@ def _phase(settings: Config, index: int, phase: Phase, where: Topology, made: di
         "layers_scanned": made["scanned"],
         "fits": made["fits"],
         "hbm_bytes": made["hbm_bytes"],
-        "hbm_limit_bytes": made.get("hbm_limit_bytes", chip.hbm_bytes),
-        "hbm_bytes_by_kind": {
-            "parameters": parameters,
-            "optimizer": 2 * parameters,
-            "temporaries": rest - other - program,
-            "program": program,
-            "batch_and_results": other,
-        },
-        "flops_per_step": flops,
-        "collective_bytes": _by_kind(made.get("collectives", [])),
-        "hbm_traffic_bytes": traffic,
-        "hbm_traffic_source": source,
-        "bound": bound,
-        "bound_seconds": seconds,
-        "step_seconds_bound": step_seconds,
-        "mfu_bound": flops / (step_seconds * where.devices * chip.peak),
-        "sequences_per_second_bound": phase.batch / step_seconds,
+        "hbm_limit_bytes": made.get("hbm_limit_bytes", where.chip.hbm_bytes),
+        "hbm_bytes_by_kind": _memory(made, parameters),
+        **_bounds(settings, phase, where, made, parameters),
         "compile_seconds": made["compile_seconds"],
+        "compile_processor_seconds": made.get("compile_processor_seconds", 0.0),
     }
     found["max_batch_per_chip"] = estimated_max_batch(settings, found)
     found["max_batch_source"] = "estimated"
     notes = [] if found["fits"] else ways_to_fit(settings, phase, found)
     found["notes"] = notes + remarks(settings, phase, found, where)
     return found
+
+
+def _memory(made: dict[str, Any], parameters: int) -> dict[str, int]:
+    """Bytes by kind; they add up to `hbm_bytes`. Of what does not fit the rest is all called temporaries."""
+    other = made.get("arguments", 3 * parameters) - 3 * parameters + made.get("results", 0)
+    program = made.get("program", 0)
+    return {
+        "parameters": parameters,
+        "optimizer": 2 * parameters,
+        "temporaries": made["hbm_bytes"] - 3 * parameters - other - program,
+        "program": program,
+        "batch_and_results": other,
+    }
+
+
+def _bounds(settings: Config, phase: Phase, where: Topology, made: dict[str, Any], parameters: int) -> dict[str, Any]:
+    """Work, traffic and the least time that each takes at the chip's rates."""
+    chip, mesh = where.chip, made["mesh"]
+    collectives = made.get("collectives")
+    if collectives is None:  # what does not fit is not compiled to the end
+        rows = phase.batch // (mesh["data"] * mesh["fsdp"])
+        collectives = estimated_collectives(settings, phase, mesh, rows, made["dtype"], parameters)
+    flops, attention_share = step_flops(settings, phase, phase.batch)
+    traffic, source = _traffic(made, parameters)
+    seconds = {
+        "matrix": recomputed_flops(settings.train, flops, attention_share) / (where.devices * chip.peak),
+        "hbm": traffic / chip.hbm_bandwidth,
+        "interconnect": sum(row[2] for row in collectives) / chip.link_bandwidth,
+    }
+    bound = max(seconds, key=lambda name: seconds[name])
+    return {
+        "flops_per_step": flops,
+        "collective_bytes": _by_kind(collectives),
+        "hbm_traffic_bytes": traffic,
+        "hbm_traffic_source": source,
+        "bound": bound,
+        "bound_seconds": seconds,
+        "step_seconds_bound": seconds[bound],
+        "mfu_bound": flops / (seconds[bound] * where.devices * chip.peak),
+        "sequences_per_second_bound": phase.batch / seconds[bound],
+    }
 
 
 def _traffic(made: dict[str, Any], parameters: int) -> tuple[float, str]:
@@ -229,7 +252,7 @@ def _traffic(made: dict[str, Any], parameters: int) -> tuple[float, str]:
     return floor, "at least: state and temporaries written and read once (a scan's layers are not counted one by one)"
 
 
-def _by_kind(rows: list[list[Any]]) -> dict[str, dict[str, float]]:
+def _by_kind(rows: Sequence[Sequence[Any]]) -> dict[str, dict[str, float]]:
     """{kind: {axis: bytes}}."""
     kinds: dict[str, dict[str, float]] = {}
     for kind, axis, size, _ in rows:

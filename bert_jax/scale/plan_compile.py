@@ -7,11 +7,14 @@ stdin and answers each with one line of JSON.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -51,12 +54,13 @@ class Compiler:
     def __init__(self, topology: Topology, config: Config, vocabulary: int) -> None:
         require_libtpu()
         self._topology = topology
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody reads would fill up
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED} | ENVIRONMENT
         self._child = subprocess.Popen(
             [sys.executable, "-m", "bert_jax.scale.plan_compile"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._said,
             text=True,
             env=environment | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
@@ -67,7 +71,11 @@ class Compiler:
 
     def __exit__(self, *error: object) -> None:
         self._child.kill()
-        self._child.communicate()
+        self._child.wait()
+        for stream in (self._child.stdin, self._child.stdout, self._said):
+            with contextlib.suppress(BrokenPipeError):
+                assert stream is not None
+                stream.close()
 
     def compile(
         self, phase: int, batch: int, changes: Mapping[str, Any] | None = None, quick: bool = False
@@ -95,13 +103,19 @@ class Compiler:
             raise BertJaxError(f"the compiler gave up on {self._topology.name}: {self._last_words()}") from None
 
     def _last_words(self) -> str:
-        said = self._child.communicate()[1].splitlines()
-        telling = [line for line in said if "Check failed" in line or "Error" in line]
-        return (telling or said or ["it said nothing"])[-1].strip()[-300:]
+        """Why the child ended: the check of libtpu that failed, or the last line it wrote."""
+        code = self._child.wait()
+        self._said.seek(0)
+        said = self._said.read().splitlines()
+        check = next((line.partition("Check failed: ")[2] for line in said if "Check failed: " in line), None)
+        if check is not None:
+            return f"libtpu does not know this shape, or does not allow it ({check.strip()[:200]})"
+        return f"exit code {code}, {said[-1].strip()[:200] if said else 'with nothing said'}"
 
 
 def main() -> None:
     """Answer requests until stdin ends."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     answers, sys.stdout = sys.stdout, sys.stderr  # nothing else may write between the answers
     first = json.loads(sys.stdin.readline())
     topology = Topology(first["topology"][0], first["topology"][1], tuple(first["topology"][2]))
@@ -118,6 +132,13 @@ def main() -> None:
         answers.flush()
 
 
+def _end_with(parent: int) -> None:
+    """End this process when `parent` has: nobody waits for the answer, and a compilation takes minutes."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def compiled_figures(
     topology: Topology,
     config: Config,
@@ -131,13 +152,21 @@ def compiled_figures(
     """Compile the train step of one phase. Bytes are per device.
 
     `fits`, `hbm_bytes`, `arguments` and so on (see `compat.memory_figures`; absent when it does not fit), `collectives`
-    (rows of kind, axis, bytes), `bytes_accessed`, `scanned`, `engine`, `dtype`, `mesh`, `compile_seconds`.
+    (rows of kind, axis, bytes), `bytes_accessed`, `scanned`, `dtype`, `mesh`, `compile_seconds`, and of
+    all cores together `compile_processor_seconds`.
     """
     from bert_jax import compat
     from bert_jax.scale.hlo_collectives import collectives
     from bert_jax.scale.plan_shapes import phase_program, step_shapes
 
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
+
+    def seconds() -> dict[str, float]:
+        return {
+            "compile_seconds": time.perf_counter() - start,
+            "compile_processor_seconds": time.process_time() - used,
+        }
+
     devices = compat.topology_devices(topology.name, topology.shape, topology.chip_name)
     program = phase_program(config, devices, vocabulary, phase, batch, changes)
     figures: dict[str, Any] = {
@@ -153,9 +182,7 @@ def compiled_figures(
         wanted = compat.out_of_memory(error)
         if wanted is None:
             raise
-        used, limit = wanted
-        seconds = time.perf_counter() - start
-        return figures | {"fits": False, "hbm_bytes": used, "hbm_limit_bytes": limit, "compile_seconds": seconds}
+        return figures | {"fits": False, "hbm_bytes": wanted[0], "hbm_limit_bytes": wanted[1], **seconds()}
     memory = compat.memory_figures(compiled)
     rows = collectives(compiled.as_text(), tuple(program.mesh.shape.values()), tuple(program.mesh.shape))
     return figures | {
@@ -164,7 +191,7 @@ def compiled_figures(
         **memory,
         "collectives": [list(row) for row in rows],
         "bytes_accessed": compat.cost_bytes(compiled),
-        "compile_seconds": time.perf_counter() - start,
+        **seconds(),
     }
 
 
