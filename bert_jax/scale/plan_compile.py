@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -110,6 +111,11 @@ class Compiler:
         check = next((line.partition("Check failed: ")[2] for line in said if "Check failed: " in line), None)
         if check is not None:
             return f"libtpu does not know this shape, or does not allow it ({check.strip()[:200]})"
+        crash = next((line.strip("* ").partition(" (")[0] for line in said if line.startswith("*** SIG")), None)
+        if crash is not None:  # seen: its own stack overflows where the cost of a fusion of fusions is estimated
+            place = re.search(r"xla::[\w:]+", "".join(said))
+            where = f" in {place[0]}" if place else ""
+            return f"libtpu crashed ({crash}{where}): another batch, remat or accumulation, or a newer libtpu, may do"
         return f"exit code {code}, {said[-1].strip()[:200] if said else 'with nothing said'}"
 
 
