@@ -132,7 +132,7 @@ def test_no_cache_where_nothing_can_be_written(tmp_path, caplog):
     ("text", "figures"),
     [
         (
-            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 26.71G of 15.75G hbm. Exceeded hbm capacity",
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 26.71G of 15.75G hbm. Exceeded hbm",
             (26.71 * 2**30, 15.75 * 2**30),
         ),
         (

@@ -36,8 +36,10 @@ ENVIRONMENT = {
     "TPU_STDERR_LOG_LEVEL": "3",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    # libtpu's own threads have 64 KiB of stack, too little for estimating fusions of fusions (remat full): it crashes.
+    "LIBTPU_INIT_ARGS": "--default_thread_stack_size=1048576 --fibers_default_thread_stack_size=1048576",
 }
-_NOT_INHERITED = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES")
+_NOT_INHERITED = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES")
 
 
 def require_libtpu() -> None:
@@ -112,7 +114,7 @@ class Compiler:
         if check is not None:
             return f"libtpu does not know this shape, or does not allow it ({check.strip()[:200]})"
         crash = next((line.strip("* ").partition(" (")[0] for line in said if line.startswith("*** SIG")), None)
-        if crash is not None:  # seen: its own stack overflows where the cost of a fusion of fusions is estimated
+        if crash is not None:
             place = re.search(r"xla::[\w:]+", "".join(said))
             where = f" in {place[0]}" if place else ""
             return f"libtpu crashed ({crash}{where}): another batch, remat or accumulation, or a newer libtpu, may do"
