@@ -2,7 +2,7 @@
 
 Every command of `bert-jax` is a function here, loaded when first used, so that importing the package is fast and
 touches no device: `pretrain`, `finetune`, `evaluate`, `predict`, `load`, `vocab`, `prepare`, `tokenize`, `show`,
-`info`, `convert`, `bench`.
+`info`, `convert`, `plan`, `bench`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         finetune,
         info,
         load,
+        plan,
         predict,
         prepare,
         pretrain,
@@ -42,6 +43,7 @@ _WHERE = {
         "finetune",
         "info",
         "load",
+        "plan",
         "predict",
         "prepare",
         "pretrain",
@@ -80,6 +82,7 @@ __all__ = [
     "finetune",
     "info",
     "load",
+    "plan",
     "predict",
     "prepare",
     "pretrain",

@@ -37,6 +37,7 @@ COMMANDS = (
     "predict",
     "info",
     "convert",
+    "plan",
     "bench",
 )
 

@@ -439,6 +439,40 @@ def convert(
     return convert_model(model, out, to, cased)
 
 
+def plan(
+    config: str | Config,
+    /,
+    *,
+    topology: str | None = None,
+    max_batch: bool = False,
+    quick: bool = False,
+    price: float | None = None,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Say whether a configuration fits a TPU slice and how fast it can be there, without the TPU.
+
+    Compiles the very train step of each phase for those chips with libtpu (extra `plan`), on any CPU and with no
+    account: memory by kind, what is sent between chips, the bound on time per step and which of matrix units, memory
+    and interconnect sets it, days and cost of the run, and what to change if it does not fit. Every field of the
+    configuration may be set, --section.field VALUE, as for pretrain: --train.batch 512 --train.remat dots.
+
+    Args:
+        config: A configuration file, or the name of a shipped one, such as bert_base_wiki.
+        topology: The chips: v5e:4x4 (also v4:2x2x2, v5p:4x4x4, v6e:16x16: chips along each axis), an accelerator type
+            (v5litepod-16, v6e-8, v4-32), or GPUs, by formula (h200:8). Default: what the configuration's own text
+            names.
+        max_batch: Search the largest batch per chip that fits, with a few more compilations per phase (otherwise it is
+            estimated).
+        quick: Compile with the least effort: a first answer in a quarter of the time, with a little more memory than
+            the real program takes.
+        price: Price of a chip for an hour, in any currency, for the cost of the run.
+        overrides: Arguments as on the command line, such as ["--train.batch", "512"].
+    """
+    from bert_jax.scale.plan import plan as make_plan
+
+    return make_plan(config, topology, max_batch=max_batch, quick=quick, price=price, overrides=overrides)
+
+
 def bench(
     what: Literal["train", "feed", "prepare", "tokenize", "predict", "suite", "sweep", "table"],
     names: str | tuple[str, ...] = (),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -100,6 +101,67 @@ def make_mesh(sizes: Sequence[int], names: Sequence[str], devices: Sequence[Any]
     inside, across = (sizes[0] // slices, *sizes[1:]), (slices, *(1 for _ in sizes[1:]))
     arranged = create_hybrid_device_mesh(inside, across, devices=devices)
     return jax.sharding.Mesh(arranged, tuple(names), axis_types=axis_types)
+
+
+def topology_devices(name: str, shape: Sequence[int], chip: str) -> list[Any]:
+    """Devices of a TPU slice that is not there, to compile for: `name` as libtpu spells it (`v5e:4x4`).
+
+    Needs libtpu, and may abort the process for a shape that it does not know. A v4's two cores are taken as the one
+    device that TPU machines show.
+    """
+    from jax.experimental import topologies
+
+    options: dict[str, Any] = {}
+    if all(size == 1 for size in shape):  # smaller than a host
+        options["chips_per_host_bounds"] = [1, 1, 1]
+    if chip == "v4":
+        options["chip_config_name"] = "megacore"
+    return list(topologies.get_topology_desc(name, "tpu", **options).devices)
+
+
+def memory_figures(compiled: Any) -> dict[str, int]:
+    """Bytes per device of a compiled program: `arguments`, `results` (beyond the donated arguments), `temporaries` and
+    `program`."""
+    found = compiled.memory_analysis()
+    arguments = int(found.argument_size_in_bytes)
+    results = int(found.output_size_in_bytes - found.alias_size_in_bytes)
+    temporaries = int(found.temp_size_in_bytes)
+    # All temporaries together may be more than are alive at once; newer versions say how much that is.
+    peak = int(getattr(found, "peak_memory_in_bytes", 0)) - arguments - results
+    return {
+        "arguments": arguments,
+        "results": results,
+        "temporaries": min(temporaries, peak) if peak > 0 else temporaries,
+        "program": int(found.generated_code_size_in_bytes),
+    }
+
+
+def compile_program(lowered: Any, quick: bool = False) -> Any:
+    """The compiled program. `quick`: with the least effort of the compiler, in a quarter of the time and with somewhat
+    larger temporaries."""
+    return lowered.compile({"exec_time_optimization_effort": -1.0} if quick else None)
+
+
+def out_of_memory(error: BaseException) -> tuple[int, int] | None:
+    """Bytes of device memory wanted and there, when that is what a compiler's `error` says; otherwise None."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text:
+        return None
+    said = re.search(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", text)
+    said = said or re.search(r"temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)", text)
+    if said is None:
+        return None
+    scale = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    return int(float(said[1]) * scale[said[2]]), int(float(said[3]) * scale[said[4]])
+
+
+def cost_bytes(compiled: Any) -> float | None:
+    """Bytes the compiler counts as read and written, the body of a loop once; None where it does not say."""
+    found = compiled.cost_analysis()
+    if isinstance(found, list):  # one per program before jax 0.5
+        found = found[0] if found else {}
+    size = (found or {}).get("bytes accessed")
+    return None if size is None else float(size)
 
 
 def donatable(platform: str) -> bool:

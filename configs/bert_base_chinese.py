@@ -4,7 +4,9 @@
     bert-jax pretrain bert_base_chinese --run runs/zh --data.store stores/zh
 
 Hyper-parameters of bert_base_wiki; whole words need a store made with a segmenter (extra `zh`).
-For a TPU v5e:4x4. Not run yet: time and scores are not known.
+Not run yet: time and scores are not known.
+
+Topology: v5e:4x4
 """
 
 from bert_jax import BertConfig, Checkpoint, Config, Evaluate, Log, Optimizer, Phase, Train

@@ -5,8 +5,9 @@ Without that every attention engine can be asked for (--train.attention cudnn on
     bert-jax pretrain bert_base_pod --run runs/base --data.store store
 
 4,096 sequences of 128 tokens for 70,000 steps, then length 512 in packed rows: 768 of them hold about 1,024 sequences
-of English Wikipedia, which would be a quarter padding one per row. For a TPU v5e:16x16. Not run yet: time and scores
-are not known.
+of English Wikipedia, which would be a quarter padding one per row. Not run yet: time and scores are not known.
+
+Topology: v5e:16x16
 """
 
 from bert_jax import BertConfig, Checkpoint, Config, Evaluate, Log, Optimizer, Phase, Train

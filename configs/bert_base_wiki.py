@@ -7,8 +7,10 @@
 The source is TFDS's wikipedia (needs the extra `tf`, and a download by TFDS); any other text will do. Without
 --data.store, and with one process, the first two steps are done as part of the third, under RUN/data.
 One million steps of 256 sequences: 900,000 at length 128, then 100,000 at 512, under one schedule.
-For a TPU v5e:4x4. Not run yet: time and scores are not ours. The paper took four days on 16 TPU chips and gives
-MNLI 84.4 (development set, after fine-tuning) for this schedule on Wikipedia and books.
+Not run yet: time and scores are not ours. The paper took four days on 16 TPU chips and gives MNLI 84.4 (development
+set, after fine-tuning) for this schedule on Wikipedia and books.
+
+Topology: v5e:4x4
 """
 
 from bert_jax import BertConfig, Checkpoint, Config, Data, Evaluate, Log, Optimizer, Phase, Train

@@ -4,8 +4,10 @@
 
 65,536 sequences of 128 tokens for 7,038 steps at 6e-3, warm-up 0.2843; then 32,768 of 512 for 1,563 steps at 4e-3,
 warm-up 0.128: moments are kept, count and schedule begin anew. Polynomial decay of power 0.5, counted from step 0.
-For a TPU v4:8x8x8. Not run yet: time and scores are not ours. The paper took 76 minutes on 1,024 TPU v3 chips and gives
-SQuAD 1.1 F1 90.58 (development set, after fine-tuning).
+Not run yet: time and scores are not ours. The paper took 76 minutes on 1,024 TPU v3 chips and gives SQuAD 1.1 F1 90.58
+(development set, after fine-tuning).
+
+Topology: v4:8x8x8
 """
 
 from bert_jax import BertConfig, Checkpoint, Config, Evaluate, Log, Optimizer, Phase, Train

@@ -10,6 +10,8 @@ million tokens it learns which sentences belong together, and of the masked word
 beside their neighbours. Peak rates of 1e-3 and 1.5e-3 were behind this one after 2,700 steps.
 
 The corpus is looked for in BERT_JAX_TEST_DATA (default: ../shared/data); name your own with --data.sources.
+
+Topology: v5e:1x1
 """
 
 import os

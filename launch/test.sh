@@ -13,7 +13,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/setup.sh
 source "$root/launch/setup.sh"
 
-tier=() extras=tf,zh,hub,formats,plot,dev
+tier=() extras=tf,zh,hub,formats,plot,plan,dev
 case ${1:-} in
   --ci) tier=(-m 'not full'); shift ;;
   --full) tier=(-m '') extras=$extras,compare; shift ;;

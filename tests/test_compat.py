@@ -126,3 +126,32 @@ def test_no_cache_where_nothing_can_be_written(tmp_path, caplog):
     assert "JAX_COMPILATION_CACHE_DIR" not in environment
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "compiled programs cannot be kept in" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "figures"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 26.71G of 15.75G hbm. Exceeded hbm",
+            (26.71 * 2**30, 15.75 * 2**30),
+        ),
+        (
+            "RESOURCE_EXHAUSTED: memory required for HLO temporaries (360.50G) exceeds available HBM (30.75G).",
+            (360.5 * 2**30, 30.75 * 2**30),
+        ),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 30.1M of 16.0M vmem.", None),
+        ("INVALID_ARGUMENT: Used 26.71G of 15.75G hbm", None),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(text: str, figures: tuple[float, float] | None) -> None:
+    found = compat.out_of_memory(RuntimeError(text))
+    assert found == (None if figures is None else tuple(int(size) for size in figures))
+
+
+def test_figures_of_a_compiled_program() -> None:
+    shape = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+    compiled = compat.compile_program(jax.jit(lambda x: x @ x).lower(shape))
+    found = compat.memory_figures(compiled)
+    assert (found["arguments"], found["results"]) == (256 * 256 * 4, 256 * 256 * 4)
+    size = compat.cost_bytes(compiled)
+    assert size is None or size >= 2 * 256 * 256 * 4

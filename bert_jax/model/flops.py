@@ -14,8 +14,9 @@ from typing import Any
 from bert_jax.bert_config import BertConfig
 
 # Dense bfloat16 operations per second of one device as jax counts them; substring of `device_kind` → rate.
-# Sources: cloud.google.com/tpu/docs (v2 to v6e, per chip; v2 and v3 show each of two cores), NVIDIA's datasheets.
+# Sources: cloud.google.com/tpu/docs (v2 to 7x, per chip; v2, v3, 7x show each of two cores), NVIDIA's datasheets.
 _PEAKS: tuple[tuple[str, float], ...] = (
+    ("TPU7x", 1153.5e12),
     ("TPU v6 lite", 918e12),
     ("TPU v6e", 918e12),
     ("TPU v5 lite", 197e12),

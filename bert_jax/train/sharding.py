@@ -63,15 +63,8 @@ def make_mesh(mesh: MeshConfig, devices: Sequence[jax.Device] | None = None) -> 
     same rows of a batch.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = [getattr(mesh, axis) for axis in AXES]
-    wanted = ", ".join(f"mesh.{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
-    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise BertJaxError(f"{wanted}: each must be at least 1, or -1 for what is left (only one of them)")
-    known = int(np.prod([size for size in sizes if size != -1]))
-    if -1 in sizes:
-        sizes[sizes.index(-1)] = len(devices) // known
-    if int(np.prod(sizes)) != len(devices) or 0 in sizes:
-        raise BertJaxError(f"{wanted} does not fit {len(devices)} devices: make their product {len(devices)}")
+    sizes = mesh_sizes(mesh, len(devices))
+    wanted = _wanted(mesh)
     rows, processes = sizes[0] * sizes[1], len({device.process_index for device in devices})
     if rows % processes:
         raise BertJaxError(
@@ -79,6 +72,23 @@ def make_mesh(mesh: MeshConfig, devices: Sequence[jax.Device] | None = None) -> 
             "keep mesh.tensor within one process"
         )
     return compat.make_mesh(tuple(sizes), AXES, devices)
+
+
+def mesh_sizes(mesh: MeshConfig, devices: int) -> list[int]:
+    """The size of each axis over so many devices, -1 resolved. Errors: `BertJaxError` when the product is another."""
+    sizes = [getattr(mesh, axis) for axis in AXES]
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise BertJaxError(f"{_wanted(mesh)}: each must be at least 1, or -1 for what is left (only one of them)")
+    known = int(np.prod([size for size in sizes if size != -1]))
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = devices // known
+    if int(np.prod(sizes)) != devices or 0 in sizes:
+        raise BertJaxError(f"{_wanted(mesh)} does not fit {devices} devices: make their product {devices}")
+    return sizes
+
+
+def _wanted(mesh: MeshConfig) -> str:
+    return ", ".join(f"mesh.{axis} {getattr(mesh, axis)}" for axis in AXES)
 
 
 def rows_per_split(mesh: jax.sharding.Mesh) -> int:

@@ -1,0 +1,136 @@
+"""What a train step needs, by formula: parameters exactly, memory for activations and traffic between devices roughly.
+
+For GPUs, which nothing is compiled for, these are the figures; for TPUs they say what a change of settings would do to
+what was compiled. Letters as in the package's legend (B here: rows of one device and microbatch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AbstractMesh, NamedSharding
+
+from bert_jax.config import Config, Phase, Train
+from bert_jax.model.bert import abstract_parameters, make_model
+from bert_jax.model.flops import flops_per_example
+from bert_jax.scale.hlo_collectives import Row
+from bert_jax.train.sharding import AXES, check_divisible, parameter_specs
+
+FLOAT32 = 4
+_OVERHEAD = 1.5
+"""Compiled temporaries beside what the formula counts: copies in float32, padding to tiles, more than one layer's
+intermediates alive. Fitted to compiled BERT-base and BERT-large steps; good to about a third."""
+
+
+class Sizes(NamedTuple):
+    """Bytes on each device."""
+
+    parameters: int
+    """Float32 masters; the moments take twice as much, the gradients once."""
+    activations_per_row: float
+    """What grows with the rows of one microbatch."""
+
+
+def parameter_bytes(config: Config, mesh: Mapping[str, int]) -> int:
+    """Bytes of parameters on each device of a mesh. Errors: `BertJaxError` for what an axis does not divide."""
+    abstract_mesh = _abstract(mesh)
+    heads = ("masked_lm",) if config.train.objective == "mlm" else ("masked_lm", "next_sentence")
+    params = abstract_parameters(make_model(config.model, heads=heads))
+    specs = parameter_specs(params, abstract_mesh)
+    sizes = jax.tree.map(
+        lambda leaf, spec: int(np.prod(NamedSharding(abstract_mesh, spec).shard_shape(leaf.shape))), params, specs
+    )
+    return FLOAT32 * sum(jax.tree.leaves(sizes))
+
+
+def _abstract(mesh: Mapping[str, int]) -> Any:
+    """A mesh of sizes without devices."""
+    return AbstractMesh(tuple(mesh[axis] for axis in AXES), AXES)
+
+
+def activation_bytes(config: Config, phase: Phase, remat: str, dtype: str, tensor: int = 1) -> float:
+    """Bytes of activations for one row: what all layers keep for the backward pass, one layer at work, the head."""
+    model = config.model
+    c, t, d, f = jnp.dtype(dtype).itemsize, phase.length, model.hidden_size, model.intermediate_size / tensor
+    heads, layers = model.num_attention_heads / tensor, model.num_hidden_layers
+    scores = heads * t * t * (FLOAT32 + 2 * c)  # scores in float32; shares, and shares after dropout
+    if model.attention_probs_dropout_prob == 0 and config.train.attention not in ("auto", "einsum"):
+        scores = 0.0  # an engine that keeps none of them
+    whole = t * (9 * d + 2 * f) * c + scores
+    kept = {"none": whole, "dots": t * (6 * d + f) * c, "full": t * d * c}[remat]
+    logits = phase.predictions * model.known_vocab_size / tensor * (FLOAT32 + c)
+    return _OVERHEAD * (layers * kept + (0 if remat == "none" else whole) + logits)
+
+
+def recomputed_flops(train: Train, flops: float, attention_share: float) -> float:
+    """Operations of a step with those that rematerialisation repeats: the forward pass, or its attention products."""
+    repeated = {"none": 0.0, "dots": attention_share / 3, "full": 1 / 3}[train.remat]
+    return flops * (1 + repeated)
+
+
+def step_flops(config: Config, phase: Phase, batch: int) -> tuple[float, float]:
+    """Operations of forward and backward pass over full rows, and the share that is attention over pairs of tokens."""
+    heads = ("masked_lm",) if config.train.objective == "mlm" else ("masked_lm", "next_sentence")
+    whole = 3.0 * batch * flops_per_example(config.model, phase.length, phase.predictions, heads)
+    pairs = 12.0 * batch * config.model.num_hidden_layers * config.model.hidden_size * phase.length**2
+    return whole, pairs / whole
+
+
+def estimated_collectives(
+    config: Config, phase: Phase, mesh: Mapping[str, int], rows: int, dtype: str, parameters: int
+) -> list[Row]:
+    """What each device sends in a step: gradients once, parameters gathered twice (fsdp), sums inside layers (tensor).
+
+    `parameters`: bytes on each device; `rows`: of each device, all microbatches together.
+    """
+    found: list[Row] = []
+
+    def ring(axis: str) -> float:
+        return (mesh[axis] - 1) / mesh[axis]
+
+    if mesh["fsdp"] > 1:
+        whole = parameters * mesh["fsdp"]
+        found.append(Row("all-gather", "fsdp", 2 * whole * ring("fsdp") * config.train.accumulation, 2))
+        found.append(Row("reduce-scatter", "fsdp", whole * ring("fsdp") * config.train.accumulation, 1))
+    if mesh["data"] > 1:
+        found.append(Row("all-reduce", "data", 2 * parameters * ring("data"), 1))
+    if mesh["tensor"] > 1:
+        layers = config.model.num_hidden_layers
+        one = rows * phase.length * config.model.hidden_size * jnp.dtype(dtype).itemsize
+        found.append(Row("all-reduce", "tensor", 4 * layers * 2 * one * ring("tensor"), 4 * layers))
+    return found
+
+
+def estimated_figures(config: Config, index: int, mesh: Mapping[str, int], limit: int) -> dict[str, Any]:
+    """The figures of `plan_compile.compiled_figures` for devices that nothing is compiled for.
+
+    Errors: `BertJaxError` for whatever does not divide.
+    """
+    check_divisible(config, index, _abstract(mesh))
+    phase = config.phases[index]
+    dtype = "bfloat16" if config.train.dtype == "auto" else config.train.dtype
+    parameters = parameter_bytes(config, mesh)
+    rows = phase.batch // (mesh["data"] * mesh["fsdp"])
+    microbatch = -(-rows // config.train.accumulation)
+    # Gathered parameters of one layer and the like are inside the overhead.
+    activations = microbatch * activation_bytes(config, phase, config.train.remat, dtype, mesh["tensor"])
+    total = int(3 * parameters + parameters + activations)
+    return {
+        "mesh": dict(mesh),
+        "scanned": True,
+        "dtype": dtype,
+        "fits": total <= limit,
+        "hbm_bytes": total,
+        "arguments": 3 * parameters,
+        "results": 0,
+        "temporaries": total - 3 * parameters,
+        "program": 0,
+        "collectives": [list(row) for row in estimated_collectives(config, phase, mesh, rows, dtype, parameters)],
+        "bytes_accessed": None,
+        "traffic": 2.0 * (4 * parameters + activations / _OVERHEAD),
+        "compile_seconds": 0.0,
+    }

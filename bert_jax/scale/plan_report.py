@@ -1,0 +1,69 @@
+"""A plan as a person reads it: lines of text for stderr."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from bert_jax.console import clock
+from bert_jax.scale.topologies import GIB
+
+
+def phase_report(found: dict[str, Any]) -> list[str]:
+    """A small table of one phase, and its notes."""
+    kinds, seconds = found["hbm_bytes_by_kind"], found["bound_seconds"]
+    memory = f"{found['hbm_bytes'] / GIB:.2f} of {found['hbm_limit_bytes'] / GIB:.2f} GiB"
+    sent = {
+        f"{kind} over {axis}": size for kind, axes in found["collective_bytes"].items() for axis, size in axes.items()
+    }
+    measured = "seen to fit" if found["max_batch_source"] == "compiled" else "by estimate"
+    mesh = ", ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1) or "one device"
+    rows = [
+        ("fits" if found["fits"] else "DOES NOT FIT", memory),
+        ("  of it", ", ".join(f"{name.replace('_', ' ')} {size / GIB:.2f}" for name, size in kinds.items() if size)),
+        ("sequences per chip", f"{found['batch_per_chip']}; at most {found['max_batch_per_chip']} ({measured})"),
+        ("FLOPs per step", f"{found['flops_per_step']:.3g}"),
+        ("sent per chip", ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in sent.items()) or "nothing"),
+        (
+            "at least",
+            f"{milliseconds(found['step_seconds_bound'])} per step, bound by {found['bound']} ("
+            + ", ".join(f"{name} {milliseconds(value)}" for name, value in seconds.items())
+            + ")",
+        ),
+        ("at most", f"{found['sequences_per_second_bound']:,.0f} sequences/s, MFU {found['mfu_bound']:.2f}"),
+    ]
+    if found["compile_seconds"]:
+        rows.append(("compiled in", clock(found["compile_seconds"])))
+    title = f"phase {found['phase']}: {found['batch']:,} × {found['length']}, {mesh}, {found['dtype']}"
+    return [title, *_table(rows), *(f"  - {note}" for note in found["notes"])]
+
+
+def run_report(result: dict[str, Any], price: float | None) -> list[str]:
+    """The last lines: the whole run."""
+    lines = []
+    if result["days_bound"] is not None:
+        cost = "" if price is None else f", {result['cost_bound']:,.0f} at {price:g} per chip-hour"
+        lines.append(f"the whole run, {result['steps']:,} steps: at least {result['days_bound']:.2f} days{cost}")
+    if not result["fits"]:
+        lines.append("it does not fit: see above what to change")
+    return lines
+
+
+def milliseconds(seconds: float) -> str:
+    """Seconds as milliseconds, three figures."""
+    return f"{seconds * 1e3:.3g} ms"
+
+
+def _table(rows: list[tuple[str, str]]) -> list[str]:
+    """Two columns, wrapped by rich to the width of a page."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, value in rows:
+        table.add_row(f"  {name}", value)
+    text = io.StringIO()
+    Console(file=text, width=118, markup=False, highlight=False).print(table)
+    return [line.rstrip() for line in text.getvalue().splitlines()]
