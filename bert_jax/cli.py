@@ -24,6 +24,8 @@ from bert_jax.huge_pages import restart_with_huge_pages
 DISTRIBUTED = ("pretrain", "finetune", "evaluate")
 # First arguments of what runs a model; to the others, all of small objects, huge pages are a burden.
 COMPUTING = (["pretrain"], ["finetune"], ["evaluate"], ["predict"], ["bench", "train"], ["bench", "predict"])
+# Those that compute nothing on a device: an accelerator is not looked for, nor taken from who uses it.
+DEVICELESS = ("plan",)
 # Those whose programs are kept from one run to the next: here compiling is most of the time to the first answer.
 CACHED = (["finetune"], ["predict"], ["bench", "predict"])
 COMMANDS = (
@@ -104,6 +106,8 @@ def run(name: str, arguments: list[str]) -> int:
         raise UsageError(f"unknown command {name!r}{hint}")
     if name in DISTRIBUTED:
         arguments = _join_processes(arguments)
+    if name in DEVICELESS:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if [name] in CACHED or [name, *arguments[:1]] in CACHED:
         cache_programs()
     result = parse(getattr(commands, name), name, _with_minus(arguments))

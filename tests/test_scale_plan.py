@@ -167,6 +167,26 @@ def test_a_tiny_step_compiles() -> None:
     assert phase["hbm_bytes_by_kind"]["program"] > 0
 
 
+@pytest.mark.ci  # two steps of one layer, each by a compiler of its own
+def test_a_step_holds_the_kernel_that_was_promised() -> None:
+    needs_libtpu()
+    long, short = 256, 64  # at heads of 64: from 4 · 64 on the kernel
+    model = dataclasses.replace(
+        small_config(),
+        hidden_size=128,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        max_position_embeddings=long,
+        attention_probs_dropout_prob=0.0,
+    )
+    phase = Phase(length=long, batch=8, steps=1, predictions=3, packing=2)
+    config = Config(model=model, train=dataclasses.replace(tiny(length=short).train, later_phases=(phase,)))
+    first, second = bert_jax.plan(config, topology="v5e:2x2", quick=True)["phases"]
+    assert (first["attention_engine"], first["kernels"]) == ("einsum", 0)
+    assert (second["attention_engine"], second["kernels"]) == ("splash", 2)  # forward and backward
+    assert "256 tokens on a TPU" in second["attention_reason"]
+
+
 @pytest.mark.ci
 def test_a_shape_the_compiler_aborts_for_is_one_line() -> None:
     needs_libtpu()
@@ -174,7 +194,7 @@ def test_a_shape_the_compiler_aborts_for_is_one_line() -> None:
         bert_jax.plan(tiny(batch=512), topology="v5e:16x32", quick=True)
 
 
-@pytest.mark.ci  # minutes each: the very step, by the compiler's usual effort
+@pytest.mark.ci  # a minute each: the very step, at the compiler's least effort
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_configuration_fits_its_topology(name: str) -> None:
     needs_libtpu()

@@ -7,10 +7,11 @@ result. Times are bounds from three rates of the chip: no step is faster, and on
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bert_jax.arguments import require_at_least
 from bert_jax.config import Config, Phase
 from bert_jax.config_files import find_config, load_config, override
 from bert_jax.console import log
+from bert_jax.data.pool import available_cores
 from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.scale.bench_record import versions
 from bert_jax.scale.plan_advice import remarks, ways_to_fit
@@ -78,8 +80,8 @@ def plan(
         + ("" if compiled else "; by formula, not compiled")
     )
     if compiled:
-        with Compiler(where, settings, vocabulary) as compiler:
-            phases = _phases(settings, where, partial(compiler.compile, quick=quick), max_batch)
+        with _compilers(where, settings, vocabulary, quick) as step:
+            phases = _phases(settings, where, step, max_batch)
     else:
         phases = _phases(settings, where, _formulas(settings, where), max_batch)
     tightest = max(phases, key=lambda found: found["hbm_bytes"])
@@ -139,6 +141,25 @@ def _settings(config: str | Config, overrides: Sequence[str]) -> tuple[Config, i
     return dataclasses.replace(settings, model=dataclasses.replace(settings.model, vocab_size=size)), size
 
 
+@contextlib.contextmanager
+def _compilers(where: Topology, settings: Config, vocabulary: int, quick: bool) -> Iterator[Step]:
+    """Compiles each phase in a process of its own, all of them at once as they stand in the configuration."""
+    phases = settings.phases
+    with ThreadPoolExecutor(min(len(phases), available_cores())) as pool, contextlib.ExitStack() as stack:
+        compilers = [stack.enter_context(Compiler(where, settings, vocabulary)) for _ in phases]
+        ahead = [
+            pool.submit(compiler.compile, index, phase.batch, quick=quick)
+            for index, (compiler, phase) in enumerate(zip(compilers, phases, strict=True))
+        ]
+
+        def step(index: int, batch: int) -> dict[str, Any]:
+            if batch == phases[index].batch:
+                return ahead[index].result()
+            return compilers[index].compile(index, batch, quick=quick)
+
+        yield step
+
+
 def _formulas(settings: Config, where: Topology) -> Step:
     mesh = dict(zip(AXES, mesh_sizes(settings.mesh, where.devices), strict=True))
 
@@ -182,6 +203,9 @@ def _phase(settings: Config, index: int, phase: Phase, where: Topology, made: di
         "steps": phase.steps,
         "mesh": mesh,
         "dtype": made["dtype"],
+        "attention_engine": made["attention"][0],
+        "attention_reason": made["attention"][1],
+        "kernels": made.get("kernels"),
         "remat": settings.train.remat,
         "accumulation": settings.train.accumulation,
         "layers_scanned": made["scanned"],

@@ -160,8 +160,9 @@ def compiled_figures(
     """Compile the train step of one phase. Bytes are per device.
 
     `fits`, `hbm_bytes`, `arguments` and so on (see `compat.memory_figures`; absent when it does not fit), `collectives`
-    (rows of kind, axis, bytes), `bytes_accessed`, `scanned`, `dtype`, `mesh`, `compile_seconds`, and of
-    all cores together `compile_processor_seconds`.
+    (rows of kind, axis, bytes), `bytes_accessed`, `kernels` (calls of Pallas kernels in the program), `scanned`,
+    `dtype`, `attention` (engine and reason), `mesh`, `compile_seconds`, and of all cores together
+    `compile_processor_seconds`.
     """
     from bert_jax import compat
     from bert_jax.scale.hlo_collectives import collectives
@@ -181,6 +182,7 @@ def compiled_figures(
         "mesh": {name: int(size) for name, size in program.mesh.shape.items()},
         "scanned": bool(program.choices["scan_layers"].value),
         "dtype": str(program.choices["dtype"].value),
+        "attention": list(program.choices["attention"]),
     }
     with compat.set_mesh(program.mesh):
         lowered = program.compiled_train_step.lower(*step_shapes(program))
@@ -192,13 +194,15 @@ def compiled_figures(
             raise
         return figures | {"fits": False, "hbm_bytes": wanted[0], "hbm_limit_bytes": wanted[1], **seconds()}
     memory = compat.memory_figures(compiled)
-    rows = collectives(compiled.as_text(), tuple(program.mesh.shape.values()), tuple(program.mesh.shape))
+    text = compiled.as_text()
+    rows = collectives(text, tuple(program.mesh.shape.values()), tuple(program.mesh.shape))
     return figures | {
         "fits": True,
         "hbm_bytes": sum(memory.values()),
         **memory,
         "collectives": [list(row) for row in rows],
         "bytes_accessed": compat.cost_bytes(compiled),
+        "kernels": text.count('custom_call_target="tpu_custom_call"'),
         **seconds(),
     }
 

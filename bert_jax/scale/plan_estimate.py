@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, NamedSharding
 
 from bert_jax.config import Config, Phase, Train
+from bert_jax.model.attention import choose
 from bert_jax.model.bert import abstract_parameters, make_model
 from bert_jax.model.flops import flops_per_example
 from bert_jax.scale.hlo_collectives import Row
@@ -111,7 +112,8 @@ def estimated_figures(config: Config, index: int, mesh: Mapping[str, int], limit
     Errors: `BertJaxError` for whatever does not divide.
     """
     check_divisible(config, index, _abstract(mesh))
-    phase = config.phases[index]
+    phase, model = config.phases[index], config.model
+    dropped = model.attention_probs_dropout_prob > 0
     dtype = "bfloat16" if config.train.dtype == "auto" else config.train.dtype
     parameters = parameter_bytes(config, mesh)
     rows = phase.batch // (mesh["data"] * mesh["fsdp"])
@@ -123,6 +125,7 @@ def estimated_figures(config: Config, index: int, mesh: Mapping[str, int], limit
         "mesh": dict(mesh),
         "scanned": True,
         "dtype": dtype,
+        "attention": list(choose(config.train.attention, "gpu", phase.length, model.head_size, dropped)),
         "fits": total <= limit,
         "hbm_bytes": total,
         "arguments": 3 * parameters,

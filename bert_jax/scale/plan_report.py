@@ -22,6 +22,7 @@ def phase_report(found: dict[str, Any]) -> list[str]:
         ("fits" if found["fits"] else "DOES NOT FIT", memory),
         ("  of it", ", ".join(f"{name.replace('_', ' ')} {size / GIB:.2f}" for name, size in kinds.items() if size)),
         ("sequences per chip", f"{found['batch_per_chip']}; at most {found['max_batch_per_chip']} ({measured})"),
+        ("attention", f"{found['attention_engine']} ({found['attention_reason']})"),
         ("FLOPs per step", f"{found['flops_per_step']:.3g}"),
         ("sent per chip", ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in sent.items()) or "nothing"),
         (

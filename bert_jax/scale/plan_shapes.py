@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from bert_jax.batch import EXAMPLES
+from bert_jax.batch import EXAMPLES, PACKED, check
 from bert_jax.config import Config, Phase
 from bert_jax.train.masking import Vocabulary
 from bert_jax.train.program import Program, make_program
@@ -45,13 +45,14 @@ def step_shapes(program: Program) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]
     """What the train step is given: the state, and a batch as the feed makes it, as shapes."""
     phase = program.config.phases[program.phase_index]
     rows = NamedSharding(program.mesh, BATCH)
-    dtypes = dict.fromkeys(EXAMPLES, jnp.int32) | dict.fromkeys(_BYTES, jnp.uint8) | {"example_ids": jnp.uint32}
-    batch = {
-        name: jax.ShapeDtypeStruct(
-            (phase.batch, phase.length)[: len(key.axes)],
-            dtypes[name],
-            sharding=rows,
-        )
-        for name, key in EXAMPLES.items()
-    }
+    packed = phase.packing > 1
+    schema = EXAMPLES | PACKED if packed else EXAMPLES
+    dtypes = dict.fromkeys(schema, jnp.int32) | dict.fromkeys(_BYTES, jnp.uint8) | {"example_ids": jnp.uint32}
+    sizes = {"B": phase.batch, "T": phase.length, "P": phase.packing}
+
+    def shape(axes: str) -> tuple[int, ...]:
+        return tuple(sizes[axis] for axis in ("BP" if packed and axes == "B" else axes))
+
+    batch = {name: jax.ShapeDtypeStruct(shape(key.axes), dtypes[name], sharding=rows) for name, key in schema.items()}
+    check(batch, schema)
     return program.abstract_state(), batch
