@@ -99,3 +99,24 @@ def test_one_device_alone_sends_nothing() -> None:
     line = "  %r = f32[8]{0} all-reduce(%a), replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}"
     assert collectives(program(line), SIZES, AXES) == []
     assert collectives(program("  %d = f32[8]{0} all-gather-done(%r)"), SIZES, AXES) == []
+
+
+def test_a_loop_without_a_count_runs_as_often_as_its_condition_says() -> None:
+    text = """
+%below (p: (s32[], f32[8])) -> pred[] {
+  %limit.2 = s32[]{:T(128)} constant(24)
+  %p = (s32[], f32[8]{0:T(256)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt.1 = pred[]{:T(512)} compare(%i, %limit.2), direction=LT, metadata={op_name="while/cond/lt"}
+}
+
+%body (q: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %r = f32[8]{0:T(256)} all-reduce(%a), replica_groups=[1,8]<=[8], to_apply=%add
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %w = (s32[], f32[8]{0:T(256)}) while(%t), condition=%below, body=%body
+}
+"""
+    (row,) = collectives(text, (2, 2, 2), ("data", "fsdp", "tensor"))
+    assert row == ("all-reduce", "data+fsdp+tensor", 24 * 2 * 32 * 7 / 8, 24)

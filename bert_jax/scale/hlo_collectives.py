@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,9 @@ _MESH_GROUPS = re.compile(
 )
 _PARTS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_CONSTANT = re.compile(r"%?([\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
+_BELOW = re.compile(r"ROOT .* compare\(.*?%?([\w.\-]+)\), direction=LT")
 
 
 class Row(NamedTuple):
@@ -56,8 +59,10 @@ def collectives(program: str, sizes: Sequence[int], axes: Sequence[str]) -> list
     """The collectives of a compiled program, by kind and mesh axis; `sizes` and `axes` are the mesh's."""
     found: dict[str, list[_Found]] = defaultdict(list)
     calls: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    lines = program.splitlines()
+    limits = _limits(lines)
     entry = here = ""
-    for line in program.splitlines():
+    for line in lines:
         opened = _COMPUTATION.match(line)
         if opened:
             here = opened[2]
@@ -67,7 +72,7 @@ def collectives(program: str, sizes: Sequence[int], axes: Sequence[str]) -> list
         if operation:
             found[here] += _sent(operation, sizes, axes)
         else:
-            calls[here] += _called(line)
+            calls[here] += _called(line, limits)
     totals: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0])
     for name, times in _runs(entry, calls).items():
         for item in found.get(name, ()):
@@ -77,12 +82,28 @@ def collectives(program: str, sizes: Sequence[int], axes: Sequence[str]) -> list
     return [Row(kind, axis, size, int(count)) for (kind, axis), (size, count) in sorted(totals.items())]
 
 
-def _called(line: str) -> Iterator[tuple[str, int]]:
-    """Computations that an operation runs, and how often."""
+def _limits(lines: Iterable[str]) -> dict[str, int]:
+    """By the names of loops' conditions `counter < N`: N, which is how often a loop of jax's runs: it counts from 0."""
+    found: dict[str, int] = {}
+    constants: dict[str, int] = {}
+    here = ""
+    for line in lines:
+        opened = _COMPUTATION.match(line)
+        if opened:
+            here, constants = opened[2], {}
+        elif constant := _CONSTANT.search(line):
+            constants[constant[1]] = int(constant[2])
+        elif (below := _BELOW.search(line)) and below[1] in constants:
+            found[here] = constants[below[1]]
+    return found
+
+
+def _called(line: str, limits: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """Computations that an operation runs, and how often; of a loop whose end is not known, once."""
     body = _BODY.search(line)
     if body:
-        trips = _TRIPS.search(line)
-        yield body[1], int(trips[1]) if trips else 1
+        trips, condition = _TRIPS.search(line), _CONDITION.search(line)
+        yield body[1], int(trips[1]) if trips else limits.get(condition[1], 1) if condition else 1
     for name in _CALLED.findall(line):
         yield name, 1
     for names in _BRANCHES.findall(line):
