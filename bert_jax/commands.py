@@ -459,8 +459,8 @@ def plan(
     Args:
         config: A configuration file, or the name of a shipped one, such as bert_base_wiki.
         topology: The chips: v5e:4x4 (also v4:2x2x2, v5p:4x4x4, v6e:16x16: chips along each axis), an accelerator type
-            (v5litepod-16, v6e-8, v4-32), or GPUs, by formula (h200:8). Default: what the configuration's own text
-            names.
+            (v5litepod-16, v6e-8, v4-32), or GPUs, by formula (h200:8). Several, separated by commas, end with a
+            table of what grows with the chips. Default: what the configuration's own text names.
         max_batch: Search the largest batch per chip that fits, with a few more compilations per phase (otherwise it is
             estimated).
         quick: Compile with the least effort: a first answer in a quarter of the time, with a little more memory than

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -144,3 +145,37 @@ def test_help_names_every_option(script: str) -> None:
     options = {word.strip("|)") for line in (LAUNCH / script).read_text().splitlines() for word in line.split()[:1]}
     for option in (word for word in options if word.startswith("--") and len(word) > 2):
         assert option in done.stdout
+
+
+@pytest.mark.ci  # three small steps are compiled
+def test_the_gpu_script_leaves_json_and_a_table(tmp_path: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # the tests' eight devices
+    done = subprocess.run(
+        [str(LAUNCH / "bench_gpu.sh"), "--toy", "--out", f"{tmp_path}/out"],
+        env={**kept, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads((tmp_path / "out" / f"{name}.json").read_text())["rows"] for name in SWEEPS]
+    assert [[row.get("error") for row in found] for found in rows] == [[None]] * 3
+    assert rows[2][0]["packing"] == 8 and rows[0][0]["dtype"] == "bfloat16"
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert table.count("\n") >= 5 and "attention=xla" in table
+    assert "Python" in (tmp_path / "out" / "machine.txt").read_text()
+
+
+SWEEPS = ("base_short", "base_long", "large_packed")
+
+
+def test_the_gpu_script_refuses_a_machine_without_one(tmp_path: Path) -> None:
+    python = stub(tmp_path, "python", "echo cpu")
+    done = run([str(LAUNCH / "bench_gpu.sh"), "--out", f"{tmp_path}/out"], PYTHON=str(python))
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: jax sees no GPU here but cpu: install jax[cuda12], or give --toy\n",
+    )
+    assert not (tmp_path / "out").exists()
+    done = run([str(LAUNCH / "bench_gpu.sh"), "--tiny"])
+    assert (done.returncode, done.stderr) == (2, "error: unknown option --tiny: expected --out DIR or --toy\n")

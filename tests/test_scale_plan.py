@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,24 @@ def test_gpus_are_planned_by_formula() -> None:
     hours = (900_000 * first["step_seconds_bound"] + 100_000 * second["step_seconds_bound"]) / 3600
     assert found["days_bound"] == pytest.approx(hours / 24)
     assert found["cost_bound"] == pytest.approx(hours * 8 * 3.0)
+
+
+def test_several_topologies_end_with_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "bert_base_wiki", "--topology", "h200:4,h200:8"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert [one["chips"] for one in found["plans"]] == [4, 8] and found["fits"]
+    table = err.splitlines()[-5:]
+    titles = ("topology", "phase", "chips", "sequences per chip", "sent per chip", "GiB", "at least", "bound by")
+    assert re.split("  +", table[0]) == list(titles)
+    assert [line.split()[:4] for line in table[1:]] == [
+        ["h200:4", "0", "4", "64"],
+        ["h200:4", "1", "4", "64"],
+        ["h200:8", "0", "8", "32"],
+        ["h200:8", "1", "8", "32"],
+    ]
+    with pytest.raises(UsageError, match="no chip 'h299'"):
+        bert_jax.plan("bert_base_wiki", topology="h200:4,h299:8")
 
 
 def test_bounds_follow_the_rates() -> None:

@@ -31,7 +31,7 @@ from bert_jax.scale.plan_estimate import (
     recomputed_flops,
     step_flops,
 )
-from bert_jax.scale.plan_report import phase_report, run_report
+from bert_jax.scale.plan_report import phase_report, run_report, scaling_report
 from bert_jax.scale.plan_search import estimated_max_batch, largest_batch
 from bert_jax.scale.plan_shapes import with_batch
 from bert_jax.scale.topologies import Topology, parse_topology
@@ -66,10 +66,20 @@ def plan(
 ) -> dict[str, Any]:
     """The plan of a configuration on a topology; the arguments are those of `bert_jax.plan`.
 
+    Of several topologies, separated by commas, the plans of all, and a table of what grows with the chips.
     Errors: `UsageError` for a topology that is not known or not given; `BertJaxError` without libtpu (for a TPU) and
     for what the configuration does not allow on so many devices. A step that does not fit is no error: `fits` is false.
     """
     require_at_least(0, price=price)
+    several = (topology or "").split(",")
+    if len(several) > 1:
+        places = [parse_topology(name).name for name in several]  # a mistake is said before anything is compiled
+        plans = [
+            plan(config, place, max_batch=max_batch, quick=quick, price=price, overrides=overrides) for place in places
+        ]
+        for line in scaling_report(plans):
+            log(line)
+        return {"config": plans[0]["config"], "fits": all(found["fits"] for found in plans), "plans": plans}
     where = parse_topology(topology or named_topology(config))
     compiled = where.chip.kind == "tpu"
     if compiled:

@@ -50,6 +50,20 @@ def run_report(result: dict[str, Any], price: float | None) -> list[str]:
     return lines
 
 
+def scaling_report(plans: list[dict[str, Any]]) -> list[str]:
+    """A line for each phase on each topology: the bytes a chip sends should not grow with the number of chips."""
+    rows = [("topology", "phase", "chips", "sequences per chip", "sent per chip", "GiB", "at least", "bound by")]
+    for found in plans:
+        for phase in found["phases"]:
+            sent = sum(size for axes in phase["collective_bytes"].values() for size in axes.values())
+            memory = f"{phase['hbm_bytes'] / GIB:.2f}{'' if phase['fits'] else ' (does not fit)'}"
+            numbers = (phase["phase"], found["chips"], phase["batch_per_chip"])
+            least = milliseconds(phase["step_seconds_bound"])
+            rows.append((found["topology"], *map(str, numbers), f"{sent / 1e6:,.1f} MB", memory, least, phase["bound"]))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
 def milliseconds(seconds: float) -> str:
     """Seconds as milliseconds, three figures."""
     return f"{seconds * 1e3:.3g} ms"

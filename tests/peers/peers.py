@@ -27,20 +27,29 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 
-# (name, model, batch): all at length 128 with 20 predictions.
-TRAIN_WORKLOADS = (("4x256", "mini", 32), ("base", "base", 8))
-TRAIN_PEERS = ("ours", "keras_hub", "torch_masked", "torch_shipped")
+# (name, model, batch, length, predictions)
+TRAIN_WORKLOADS = (
+    ("4x256", "mini", 32, 128, 20),
+    ("4x256_512", "mini", 8, 512, 77),
+    ("base", "base", 8, 128, 20),
+)
+TRAIN_PEERS = ("ours", "keras_hub", "torch_masked", "torch_masked_compiled", "torch_shipped")
 
 
-def train_command(peer: str, model: str, batch: int, arguments: argparse.Namespace) -> list[str]:
+def train_command(
+    peer: str, model: str, batch: int, length: int, predictions: int, arguments: argparse.Namespace
+) -> list[str]:
     """The command line that times one peer's training step."""
-    shapes = ["--batch", str(batch), "--length", "128", "--predictions", "20"]
+    shapes = ["--batch", str(batch), "--length", str(length), "--predictions", str(predictions)]
     shapes += ["--steps", str(arguments.steps), "--warmup", str(arguments.warmup)]
     if peer == "ours":
         return [arguments.ours, "-m", "bert_jax", "bench", "train", model, *shapes]
     script = [arguments.theirs, str(HERE / ("train_keras_hub.py" if peer == "keras_hub" else "train_torch.py"))]
-    head = [] if peer == "keras_hub" else ["--head", peer.removeprefix("torch_"), "--adamw", arguments.adamw]
-    return [*script, "--model", model, *shapes, *head]
+    if peer == "keras_hub":
+        return [*script, "--model", model, *shapes]
+    _, head, *compiled = peer.split("_")
+    options = ["--head", head, "--adamw", arguments.adamw, *(["--compile"] if compiled else [])]
+    return [*script, "--model", model, *shapes, *options]
 
 
 def tokenize_command(peer: str, folder: Path, arguments: argparse.Namespace) -> list[str]:
@@ -177,9 +186,9 @@ def main() -> None:
         return [peer for peer in peers if peer == "ours" or arguments.peers is None or peer in arguments.peers]
 
     if arguments.what in ("train", "all"):
-        for name, model, batch in TRAIN_WORKLOADS:
+        for name, *shape in TRAIN_WORKLOADS:
             if arguments.workloads is None or name in arguments.workloads:
-                jobs = {peer: train_command(peer, model, batch, arguments) for peer in chosen(TRAIN_PEERS)}
+                jobs = {peer: train_command(peer, *shape, arguments) for peer in chosen(TRAIN_PEERS)}
                 rows += interleave(jobs, arguments.rounds, f"train {name}")
     if arguments.what in ("tokenize", "all"):
         peers = chosen(("ours", "tokenize_rust", "tokenize_python"))
