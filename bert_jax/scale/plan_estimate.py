@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, NamedSharding
 
+from bert_jax.batch import row_predictions
 from bert_jax.config import Config, Phase, Train
 from bert_jax.model.attention import choose
 from bert_jax.model.bert import abstract_parameters, make_model
-from bert_jax.model.flops import flops_per_example
+from bert_jax.model.flops import training_flops
 from bert_jax.scale.hlo_collectives import Row
 from bert_jax.train.sharding import AXES, check_divisible, parameter_specs
 
@@ -74,9 +75,21 @@ def recomputed_flops(train: Train, flops: float, attention_share: float) -> floa
 
 
 def step_flops(config: Config, phase: Phase, batch: int) -> tuple[float, float]:
-    """Operations of forward and backward pass over full rows, and the share that is attention over pairs of tokens."""
-    heads = ("masked_lm",) if config.train.objective == "mlm" else ("masked_lm", "next_sentence")
-    whole = 3.0 * batch * flops_per_example(config.model, phase.length, phase.predictions, heads)
+    """Operations of forward and backward pass over full rows, and the share that is attention over pairs of tokens.
+
+    A packed row is multiplied whole: its places for predictions and its pooled vectors are those of all its sequences.
+    """
+    places = phase.predictions
+    if phase.packing > 1:
+        needed = row_predictions(phase.length, phase.packing, phase.predictions, config.train.masked_share)
+        places = phase.row_predictions or needed
+    sums = {
+        "real_tokens": phase.length,
+        "real_tokens_squared": phase.length**2,
+        "mlm_count": places,
+        "sequences": 0 if config.train.objective == "mlm" else phase.packing,
+    }
+    whole = batch * training_flops(config.model, sums)
     pairs = 12.0 * batch * config.model.num_hidden_layers * config.model.hidden_size * phase.length**2
     return whole, pairs / whole
 
