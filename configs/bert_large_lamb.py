@@ -31,7 +31,7 @@ config = Config(
             ),
         ),
         dropout="fast",
-        remat="dots",
+        remat="full",
     ),
     optimizer=Optimizer(
         name="lamb",

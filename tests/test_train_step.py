@@ -147,17 +147,24 @@ def packed_in_pairs(examples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("whole_words", [False, pytest.param(True, marks=SLOWER)])
 def test_packed_rows_train_alike(whole_words: bool) -> None:
-    config = change(CONFIG, train={"whole_words": whole_words})
-    plain, packed = (program(config).init_state() for _ in range(2))
+    alone = change(CONFIG, model={"max_position_embeddings": 2 * T}, train={"whole_words": whole_words})
+    pairs = change(alone, train={"packing": 2, "length": 2 * T, "batch": B // 2})
+    plain, packed = (program(config).init_state() for config in (alone, pairs))
     for step in range(4):
         examples = make_examples(step)
-        plain, expected = program(config).train_step(plain, program(config).place(examples))
-        packed, found = program(config).train_step(packed, program(config).place(packed_in_pairs(examples)))
+        plain, expected = program(alone).train_step(plain, program(alone).place(examples))
+        packed, found = program(pairs).train_step(packed, program(pairs).place(packed_in_pairs(examples)))
         for name in ("mlm_count", "nsp_count", "sequences", "real_tokens", "real_tokens_squared"):
             assert found[name] == expected[name], name
         for name in ("loss", "mlm_loss", "nsp_loss", "grad_norm", "update_norm"):
             np.testing.assert_allclose(found[name], expected[name], rtol=2e-5, err_msg=name)
     assert expected["mlm_count"] > B
+
+
+def test_packed_rows_of_another_shape_are_refused() -> None:
+    packed = program().place(packed_in_pairs(make_examples(0)))
+    with pytest.raises(BertJaxError, match=rf"packed rows of {2 * T} tokens and 2 sequences: .* has rows of {T} and 1"):
+        program().train_step(program().init_state(), packed)
 
 
 def test_golden_step() -> None:
@@ -376,6 +383,12 @@ def test_gradients_are_exchanged_once_a_step(accumulation: int) -> None:
     assert summed[False] == 0  # none inside a loop
     # XLA on a CPU sums what the two uses of the word table give apart, unless each device has added them up itself.
     assert 0.98 * every < summed[True] < every + 20 + (table if accumulation == 1 else 0)
+
+
+def test_each_device_draws_fast_dropout_for_its_own_rows() -> None:
+    text = lowered(program(change(CONFIG, train={"dropout": "fast"}), (4, 1, 2))).as_text()
+    shapes = re.findall(r"rng_bit_generator.*-> \(tensor<\w+>, tensor<2x(\d+)x", text)
+    assert shapes and {int(rows) for rows in shapes} == {B // 4}
 
 
 def test_fsdp_gathers_one_layer_s_parameters_and_no_activations() -> None:

@@ -86,7 +86,7 @@ class Bert(nn.Module):
         draws = None
         if dropout is not None:
             places = jnp.arange(ids.shape[1])[None] if position_ids is None else position_ids
-            draws = make_draws(dropout, ids.shape[0], places, sequence_ids)
+            draws = make_draws(dropout, ids.shape[0], places, sequence_ids, self.layout)
         embeddings = Embeddings(config, dtype, self.vocab_multiple, name="embeddings")
         x, table = embeddings(ids, batch["segment_ids"], position_ids, draws)
         visible = attention.visible_from(batch["input_mask"], sequence_ids)

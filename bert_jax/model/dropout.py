@@ -26,6 +26,7 @@ import numpy as np
 from bert_jax import compat
 from bert_jax.bert_config import BertConfig
 from bert_jax.errors import BertJaxError
+from bert_jax.model.layout import Layout
 
 LANES = 4  # draws per threefry block
 _ONE = 1 << 16  # a draw is uniform in [0, _ONE)
@@ -66,6 +67,7 @@ class Draws(NamedTuple):
     places: jax.Array | None
     position_ids: jax.Array
     always: jax.Array
+    layout: Layout = Layout()
 
     @property
     def exact(self) -> bool:
@@ -88,7 +90,13 @@ class Masks(NamedTuple):
         return Masks(*(None if mask is None else mask[index] for mask in self))
 
 
-def make_draws(dropout: Dropout, batch_size: int, position_ids: jax.Array, sequence_ids: jax.Array | None) -> Draws:
+def make_draws(
+    dropout: Dropout,
+    batch_size: int,
+    position_ids: jax.Array,
+    sequence_ids: jax.Array | None,
+    layout: Layout | None = None,
+) -> Draws:
     """Fold the example ids into the step key, once per forward pass.
 
     Errors: `BertJaxError` when `example_ids` do not fit the batch.
@@ -98,7 +106,8 @@ def make_draws(dropout: Dropout, batch_size: int, position_ids: jax.Array, seque
     position_ids = position_ids.astype(jnp.uint32)
     if dropout.kind == "fast":
         key = jax.random.wrap_key_data(jnp.concatenate([words, words])[:4], impl="rbg")
-        return Draws(key, None, jnp.broadcast_to(position_ids, (batch_size, position_ids.shape[1])), always)
+        positions = jnp.broadcast_to(position_ids, (batch_size, position_ids.shape[1]))
+        return Draws(key, None, positions, always, layout or Layout())
     if words.shape != (2,):
         raise BertJaxError("dropout 'exact' counts with threefry: give a threefry key (jax.random.key(seed)), not rbg")
     ids = dropout.example_ids
@@ -185,9 +194,14 @@ def _apart(compute: Callable[..., jax.Array], draws: Draws, *operands: jax.Array
 
 
 def _fast_mask(draws: Draws, rate: float, layer: jax.Array | int, site: int, shape: tuple[int, ...]) -> jax.Array:
+    """Drawn by each device for its own rows: the partitioner cuts no generator, it has all draw the whole batch."""
     key = jax.random.fold_in(jax.random.fold_in(draws.key, layer), site)
-    words = jax.random.bits(key, (2, *shape), jnp.uint32)
-    return _packed((words[0], words[1]), rate)
+
+    def draw(key: jax.Array, rows: int) -> jax.Array:
+        words = jax.random.bits(jax.random.wrap_key_data(key, impl="rbg"), (2, rows, *shape[1:]), jnp.uint32)
+        return _packed((words[0], words[1]), rate)
+
+    return draws.layout.drawn(draw, jax.random.key_data(key), shape[0])
 
 
 def _threshold(rate: float) -> int:

@@ -20,5 +20,9 @@ class Layout(NamedTuple):
     """Of the devices (cpu, gpu or tpu), which decides between attention engines (None: of this process's)."""
     by_device: Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]] = lambda attend: attend
     """A function of q, k, v (B, T, N, H) and segments (B, T), made to be run by each device on its rows and heads."""
+    drawn: Callable[[Callable[[jax.Array, int], jax.Array], jax.Array, int], jax.Array] = lambda draw, key, rows: draw(
+        key, rows
+    )
+    """`draw(words of a key, rows)` → (rows, …), for a whole batch: each device draws its own rows, with its own key."""
     table: Callable[[jax.Array], jax.Array] = lambda table: table
     """The word table (padded V, D) as the masked language model head reads it."""

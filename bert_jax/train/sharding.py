@@ -167,7 +167,9 @@ def make_layout(mesh: jax.sharding.Mesh) -> Layout:
 
         return jax.tree_util.tree_map_with_path(gather, params)
 
-    layout = Layout(rows=constrain(BATCH), by_device=partial(by_device, mesh), platform=platform)
+    layout = Layout(
+        rows=constrain(BATCH), by_device=partial(by_device, mesh), drawn=partial(drawn, mesh), platform=platform
+    )
     if mesh.shape["fsdp"] > 1:
         layout = layout._replace(parameters=parameters)
     if mesh.shape["tensor"] > 1:
@@ -185,6 +187,21 @@ def by_device(mesh: jax.sharding.Mesh, attend: Callable[..., jax.Array]) -> Call
         return cast(jax.Array, cut(query, key, value, segments))
 
     return run
+
+
+def drawn(mesh: jax.sharding.Mesh, draw: Callable[[jax.Array, int], jax.Array], key: jax.Array, rows: int) -> jax.Array:
+    """`draw(key, rows)`, each device drawing its own rows with its own key; rows that do not divide, all of them."""
+    split = rows_per_split(mesh)
+    if split == 1 or rows % split:
+        return draw(key, rows)
+
+    def own(key: jax.Array) -> jax.Array:
+        device = jax.lax.axis_index(("data", "fsdp"))
+        first, second = compat.threefry_2x32(key[0], key[1], device, 0)
+        return draw(key.at[0].set(first).at[1].set(second), rows // split)
+
+    cut = compat.shard_map(own, mesh=mesh, in_specs=(REPLICATED,), out_specs=BATCH)
+    return cast(jax.Array, cut(key))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -17,6 +17,7 @@ from bert_jax import compat
 from bert_jax.batch import EXAMPLES, MASKED, PACKED, check, row_predictions
 from bert_jax.compat import threefry_2x32
 from bert_jax.config import Config, Optimizer
+from bert_jax.errors import BertJaxError
 from bert_jax.model.bert import Bert, apply
 from bert_jax.model.dropout import Dropout
 from bert_jax.model.layout import Layout
@@ -59,6 +60,13 @@ def make_masked(
         else:
             packed = "sequence_ids" in batch
             check(batch, EXAMPLES | PACKED if packed else EXAMPLES)
+            if packed:  # or masks beyond the places for them would be lost
+                length, most = batch["input_ids"].shape[1], batch["cls_positions"].shape[1]
+                if (length, most) != (phase.length, phase.packing):
+                    raise BertJaxError(
+                        f"packed rows of {length} tokens and {most} sequences: phase {phase_index} has rows of "
+                        f"{phase.length} and {phase.packing}"
+                    )
             found = mask_tokens(
                 batch,
                 seed,
