@@ -73,6 +73,8 @@ def finetune(
     for group in (groups[0], groups[0][:1]):  # the second predicts with the best
         training.program(group)
     run = _open(path, existing, training, groups, init, change)
+    for name, choice in training.choices.items():
+        log(f"{name}: {choice.value} ({choice.reason})")
 
     stopped, summary = False, {}
     asked: list[str] = []

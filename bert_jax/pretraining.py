@@ -81,8 +81,8 @@ def pretrain(
         run = _open(path, config, data, mesh, init, change, minutes)
     for name, choice in materials.programs(0).choices.items():
         log(f"{name}: {choice.value} ({choice.reason})")
-    for index in range(1, len(config.phases)):
-        choice = resolve_attention(config, index, mesh)
+    for index, phase in enumerate(config.phases[1:], start=1):
+        choice = resolve_attention(config.train.attention, config.model, phase.length, mesh)
         log(f"attention of phase {index}: {choice.value} ({choice.reason})")
     return train(
         config,
@@ -148,7 +148,8 @@ def _open(
 ) -> Run:
     """The run at `path`, continued where the configuration allows it, else made."""
     numerics = {name: str(choice.value) for name, choice in resolve(config.train, mesh).items()}
-    engines = [resolve_attention(config, index, mesh).value for index in range(len(config.phases))]
+    attention = config.train.attention
+    engines = [resolve_attention(attention, config.model, phase.length, mesh).value for phase in config.phases]
     numerics["attention"] = ", ".join(dict.fromkeys(engines))
 
     def make() -> Run:

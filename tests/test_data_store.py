@@ -239,10 +239,14 @@ def test_a_store_is_read_once_and_again_when_a_file_changed(store: Store, tmp_pa
 
 def test_a_note_that_cannot_be_written_or_read_is_none(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    verify_once(store, tmp_path / "file")
+    verify_once(store, tmp_path / "file")  # no folder to write to: read, and not noted
+    assert list(tmp_path.glob("**/verified-*")) == []
     verify_once(store, tmp_path)
-    next(tmp_path.glob("verified-*")).write_text("{")
+    (note,) = tmp_path.glob("verified-*")
+    written = note.read_text()
+    note.write_text("{")
     verify_once(store, tmp_path)
+    assert note.read_text() == written
 
 
 def test_the_manifest_of_another_store_is_refused(store: Store, tmp_path: Path) -> None:

@@ -113,6 +113,13 @@ def test_seeds_side_by_side_equal_separate_runs(
     assert set(best_models(tmp_path / "run" / "models")) == set(result["members"])
 
 
+def test_kernels_do_not_run_side_by_side_on_several_devices(start: str, tmp_path: Path) -> None:
+    config = animal_config(tmp_path / "data", seeds=2, side_by_side=2, attention="splash")
+    with pytest.raises(BertJaxError, match="attention splash cannot run members side by side on 8 devices: take auto"):
+        bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)
+    assert not (tmp_path / "run").exists()
+
+
 def test_groups_one_after_the_other_come_to_the_same(
     whole: tuple[Path, dict[str, Any]], start: str, tmp_path: Path
 ) -> None:

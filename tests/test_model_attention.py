@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import jax
@@ -215,3 +221,18 @@ def test_auto_takes_the_reference_where_it_is_asked_for_more_than_the_product():
 def test_the_settings_know_all_engines():
     for settings in (Train, Finetune):
         assert get_args(get_type_hints(settings)["attention"]) == ("auto", *attention.ENGINES)
+
+
+@pytest.mark.ci  # three programs compiled for a TPU
+def test_on_a_tpu_splash_keeps_the_scores_out_of_memory():
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed (extra plan): nothing can be compiled for a TPU")
+    script = Path(__file__).with_name("tpu_attention.py")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment.pop("XLA_FLAGS", None)
+    command = [sys.executable, str(script), "512"]
+    found = json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)["512"]
+    scores = 4096 * 512 * 16 * 2  # of all heads, in bfloat16
+    assert found["einsum"]["temporaries"] > scores
+    assert found["splash"]["temporaries"] < scores / 8
+    assert found["splash"]["accessed"] < 0.4 * found["einsum"]["accessed"]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bert_jax import compat
 from bert_jax.bert_config import BertConfig
 from bert_jax.config import Config, Mesh, Train
 from bert_jax.errors import BertJaxError
@@ -105,3 +106,20 @@ def test_microbatches_are_interleaved_and_exchange_nothing() -> None:
     text = split.lower(batch).compile().as_text()
     assert "all-" not in text
     assert "collective-permute" not in text
+
+
+def test_each_device_draws_rows_of_its_own() -> None:
+    laid_out = mesh(2, 2, 2)
+    key = jax.random.key_data(jax.random.key(3, impl="rbg"))
+
+    def draw(key: jax.Array, rows: int) -> jax.Array:
+        return jax.random.bits(jax.random.wrap_key_data(key, impl="rbg"), (rows, 5), np.uint32)
+
+    with compat.set_mesh(laid_out):
+        found, again, odd = (
+            np.asarray(jax.jit(lambda n=n: sharding.drawn(laid_out, draw, key, n))()) for n in (8, 8, 6)
+        )
+    assert found.shape == (8, 5)
+    assert len(np.unique(found)) == found.size  # no two devices draw the same
+    np.testing.assert_array_equal(found, again)
+    np.testing.assert_array_equal(odd, draw(key, 6))  # rows that do not divide

@@ -117,6 +117,7 @@ FSDP, SCANNED = (2, 2, 1), {"accumulation": 2, "scan_layers": True, "remat": "fu
     ("sizes", "fields"),
     [
         pytest.param((1, 1, 1), {"accumulation": 4}, marks=SLOWER),
+        pytest.param((8, 1, 1), {"accumulation": 2}, marks=SLOWER),
         (FSDP, SCANNED),
         pytest.param((1, 1, 1), {"scan_layers": True}, marks=SLOWER),
         pytest.param((1, 1, 1), {"remat": "dots"}, marks=SLOWER),

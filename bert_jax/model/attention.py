@@ -99,7 +99,8 @@ def choose(name: str, platform: str, length: int, head_size: int, dropped: bool,
 
     On TPUs scores of T × T per head weigh as much as the query, key, value and result of 4 · T × H they are made from
     at T = 4 · H: from there on they are worth keeping out of the chip's memory. (XLA's count for a v5e, 16 heads of 64,
-    4,096 tokens, forward and backward: einsum 417, 685 and 1,211 MB at 128, 256 and 512, splash 352 MB at each.)
+    4,096 tokens, forward and backward, `tests/tpu_attention.py 128 256 512`: einsum 417, 710 and 1,211 MB, splash 352
+    MB at each.)
     Errors: `BertJaxError` for a name that is none.
     """
     if name != "auto":
@@ -175,6 +176,8 @@ def _check_cudnn(request: Request) -> str | None:
     return None
 
 
+KERNELS = ("flash", "splash")
+"""Engines that only `Layout.by_device` can cut along a mesh."""
 ENGINES: dict[str, Engine] = {
     "einsum": Engine(_einsum, dropout=True, probabilities=True),
     "matmul": Engine(_matmul, dropout=True, probabilities=True),

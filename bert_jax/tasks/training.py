@@ -19,6 +19,7 @@ from bert_jax.console import log, warn
 from bert_jax.errors import BertJaxError
 from bert_jax.finetune_config import FinetuneConfig
 from bert_jax.formats.model import LoadedModel
+from bert_jax.model.attention import KERNELS
 from bert_jax.model.bert import abstract_parameters, make_model
 from bert_jax.model.flops import peak_flops, training_flops
 from bert_jax.model.parameters import flatten, unflatten
@@ -34,7 +35,7 @@ from bert_jax.train.loop import train
 from bert_jax.train.run import Run
 from bert_jax.train.sharding import make_layout, rows_per_split
 from bert_jax.train.starting import starting_parameters
-from bert_jax.train.state import resolve
+from bert_jax.train.state import resolve, resolve_attention
 from bert_jax.train.supervised import FinetuneProgram, Learned, Member, make_finetune_program, measures_of
 
 OnMetrics = Callable[[dict[str, Any]], None]
@@ -94,6 +95,7 @@ class Training:
         self.model_config, self.form, self.task = model, material.form, material.task
         own = config.finetune
         self.choices = resolve(Train(dtype=own.dtype, scan_layers=own.scan_layers), mesh)
+        self.choices["attention"] = resolve_attention(own.attention, model, config.task.length, mesh)
         self.numerics = {name: str(choice.value) for name, choice in self.choices.items()}
         self.batch = config.evaluate.batch or config.finetune.batch
         if self.batch % rows_per_split(mesh):
@@ -104,14 +106,20 @@ class Training:
     def learned(self, several: bool) -> Learned:
         """The module with the task's head, its loss and what it predicts from."""
         own, form = self.config.finetune, self.form
+        # Members side by side are cut by the partitioner, which cannot cut a kernel.
+        partitioned = several and self.mesh.size > 1
+        if partitioned and own.attention in KERNELS:
+            raise BertJaxError(
+                f"finetune.attention {own.attention} cannot run members side by side on {self.mesh.size} devices: take "
+                "auto, or --finetune.side-by-side 1"
+            )
         model = make_model(
             self.model_config,
             heads=() if form.head is None else (form.head,),
             classes=form.classes,
             pooler=form.pooler,
             dtype=self.choices["dtype"].value,
-            # Members side by side are cut by the partitioner, which cannot cut a kernel.
-            attention="einsum" if several and own.attention == "auto" else own.attention,
+            attention="einsum" if partitioned and own.attention == "auto" else own.attention,
             scan_layers=self.choices["scan_layers"].value,
             remat=own.remat,
             vocab_multiple=self.choices["vocab_multiple"].value,

@@ -118,7 +118,8 @@ def make_program(config: Config, phase_index: int, mesh: jax.sharding.Mesh, voca
             f"train.objective {train.objective} needs two segments: model.type_vocab_size is "
             f"{config.model.type_vocab_size}"
         )
-    choices = resolve(train, mesh) | {"attention": resolve_attention(config, phase_index, mesh)}
+    choices = resolve(train, mesh)
+    choices["attention"] = resolve_attention(train.attention, config.model, phase.length, mesh)
     model = make_model(
         config.model,
         heads=("masked_lm",) if train.objective == "mlm" else ("masked_lm", "next_sentence"),

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bert_jax.config import Config, Train
+from bert_jax.bert_config import BertConfig
+from bert_jax.config import Train
 from bert_jax.model.attention import choose
 from bert_jax.train.optimizer import Moments, init_moments
 
@@ -73,11 +74,10 @@ def resolve_vocab_multiple(mesh: jax.sharding.Mesh) -> Choice:
     return Choice(1, "nothing gained by padding on CPU")
 
 
-def resolve_attention(config: Config, phase_index: int, mesh: jax.sharding.Mesh) -> Choice:
-    """The attention engine that a phase is trained with. Evaluation drops nothing, and chooses for itself."""
-    model, length = config.model, config.phases[phase_index].length
+def resolve_attention(attention: str, model: BertConfig, length: int, mesh: jax.sharding.Mesh) -> Choice:
+    """The attention engine for training rows of `length`. Evaluation drops nothing, and chooses for itself."""
     platform, dropped = mesh.devices.flat[0].platform, model.attention_probs_dropout_prob > 0
-    return Choice(*choose(config.train.attention, platform, length, model.head_size, dropped))
+    return Choice(*choose(attention, platform, length, model.head_size, dropped))
 
 
 def resolve(train: Train, mesh: jax.sharding.Mesh) -> dict[str, Choice]:
