@@ -378,8 +378,8 @@ def predict(
         word: The word whose senses are compared, for senses; every sentence must hold it.
         context: The text in which the answers to all questions are looked for, for answer.
         choices: The endings to choose from, for choose.
-        truncate: Cut what is longer than the limit, for all tasks but senses (default: an error); pairs lose from the
-            longer side, and fill-mask keeps the part around its masks.
+        truncate: Cut what is longer than the limit (default: an error); pairs lose from the longer side; fill-mask
+            keeps the part around its masks, senses that around its word.
         window: Slide over what is longer than the limit, each window this many tokens after the one before, for embed
             and features.
         max_length: The limit in tokens, for embed and features (default: the model's).

@@ -193,7 +193,12 @@ def test_the_same_sentence_twice_is_one_group(bert: Bert) -> None:
         (" \u200b", ["the cat", "a cat"], None, "is empty to this tokenizer"),
         ("zebra", ["a zebra", "the zebra"], None, r"'zebra' is unknown to this vocabulary \(\[UNK\]\)"),
         ("[MASK]", ["[MASK] .", "a [MASK]"], None, r"'\[MASK\]' is unknown to this vocabulary"),
-        ("cat", ["the cat", "cat " * 63], None, "sentence 2 is 65 tokens long .* more than the model's 64 positions"),
+        (
+            "cat",
+            ["the cat", "cat " * 63],
+            None,
+            "sentence 2 is 65 tokens .* limit of 64: give --truncate to cut it$",
+        ),
         ("cat", ["the cat", "a cat"], ["x", "x"], "all sentences have the sense 'x': expected at least two"),
         ("cat", ["the cat", "a cat"], ["x"], "1 labels for 2 sentences"),
         ("cat", ["the cat", "a cat"], ["x", None], "sentence 2 has no sense and others do"),
@@ -202,6 +207,22 @@ def test_the_same_sentence_twice_is_one_group(bert: Bert) -> None:
 def test_bad_input_is_one_clear_line(bert: Bert, word: str, sentences, labels, message: str) -> None:
     with pytest.raises(BertJaxError, match=message):
         bert.senses(word, sentences, labels)
+
+
+def test_a_long_sentence_is_cut_around_the_word(bert: Bert, caplog: pytest.LogCaptureFixture) -> None:
+    def long(before: int, after: int) -> str:
+        return "a " * before + "the cat sat" + " a" * after
+
+    short = bert.senses("cat", ["the cat", long(0, 59)])
+    cut = bert.senses("cat", ["the cat", long(0, 70)], truncate=True)
+    assert "1 of 2 inputs were longer than 64 tokens and were cut" in caplog.text
+    assert cut["layers"] == short["layers"]
+    middle = bert.senses("cat", ["the cat", long(70, 40)], truncate=True)
+    assert middle["layers"] == bert.senses("cat", ["the cat", long(29, 30)])["layers"]
+    use = middle["uses"][1]
+    assert middle["sentences"][1][use["start"] : use["end"]] == "cat"
+    with pytest.raises(BertJaxError, match="sentence 1: its first and last use of the word lie 82 tokens apart"):
+        bert.senses("cat", ["cat " + "a " * 80 + "cat"], truncate=True)
 
 
 def test_repeated_calls_compile_nothing_new(bert: Bert) -> None:

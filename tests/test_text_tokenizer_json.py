@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,37 @@ def test_added_tokens_beside_a_vocabulary(tmp_path: Path, caplog: pytest.LogCapt
             load_tokenizer(folder)
     with pytest.raises(BertJaxError, match=f"adds covid with ids {count + 5}: expected {count} and on"):
         load_tokenizer(beside("d", ("covid", count + 5)))
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("added_tokens.json", lambda count: {"flu": count + 1, "covid": count, "[PAD]": 0}),
+        (
+            "tokenizer_config.json",
+            lambda count: {
+                "added_tokens_decoder": {
+                    "0": {"content": "[PAD]", "special": True},
+                    str(count + 1): {"content": "flu"},
+                    str(count): {"content": "covid"},
+                }
+            },
+        ),
+    ],
+)
+def test_tokens_added_by_older_files(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, written: Callable[[int], dict[str, Any]]
+) -> None:
+    """Their slow tokenizers write no tokenizer.json, and what they added stands beside vocab.txt."""
+    count = len(WORDS)
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    write_json(tmp_path / name, written(count))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.ids("Covid flu a") == [count, count + 1, WORDS.index("a")]
+    assert tokenizer.vocab_size == count + 2 and f"{name}: 2 added tokens (covid, flu)" in caplog.text
+    (tmp_path / name).write_text((tmp_path / name).read_text().replace("covid", "[E1]"))
+    with pytest.raises(BertJaxError, match=name + r" has added tokens that are no words by themselves \(\[E1\]\)"):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize(

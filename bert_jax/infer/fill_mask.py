@@ -11,7 +11,7 @@ import numpy as np
 
 from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.infer.batching import Encoded
-from bert_jax.infer.windows import Fit
+from bert_jax.infer.windows import Fit, begin_of_kept
 from bert_jax.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -102,29 +102,13 @@ def _encode(bert: Bert, text: str, number: int, fit: Fit) -> Encoded:
     begin = 0
     if len(typed) + 2 > fit.limit:
         fit.count_cut(len(typed) + 2, pair=False, name=f"input {number}")
-        begin = _begin_of_kept(masks, len(typed), fit.limit - 2, f"input {number}")
+        begin = begin_of_kept(masks[0], masks[-1], len(typed), fit.limit - 2, f"input {number}", "mask")
         typed = typed[begin : begin + fit.limit - 2]
     fit.inputs += 1
     ids = [tokenizer.cls_id, *typed, tokenizer.sep_id]
     first = ids.index(tokenizer.sep_id) + 1
     slots = tuple(place - begin + 1 for place in masks)
     return Encoded(ids, [0] * first + [1] * (len(ids) - first), slots, (text, begin))
-
-
-def _begin_of_kept(masks: Sequence[int], count: int, room: int, name: str) -> int:
-    """Where the `room` tokens begin that are kept of `count`, all of the ascending places `masks` among them.
-
-    Errors: `BertJaxError` when the masks lie farther apart.
-    """
-    first, last = masks[0], masks[-1]
-    if last < room:
-        return 0
-    if last - first + 1 > room:
-        raise BertJaxError(
-            f"{name}: its first and last mask lie {last - first + 1} tokens apart, and {room} can be kept: cutting it "
-            "would lose a mask; shorten it, or split it"
-        )
-    return min(max(0, first - (room - (last - first + 1)) // 2), count - room)
 
 
 def _mask_piece(tokenizer: Tokenizer) -> str:

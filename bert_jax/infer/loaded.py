@@ -143,14 +143,17 @@ class Bert(TaskVerbs):
         found = list(next_sentences(self, [pairs] if one else pairs, truncate))  # type: ignore[list-item]
         return found[0] if one else found
 
-    def senses(self, word: str, sentences: Iterable[str], labels: Sequence[str] | None = None) -> dict[str, Any]:
+    def senses(
+        self, word: str, sentences: Iterable[str], labels: Sequence[str] | None = None, truncate: bool = False
+    ) -> dict[str, Any]:
         """How alike the uses of `word` in `sentences` are in every layer, and which layer parts its senses best.
 
         A use is one occurrence of the word: every one counts, in the order of the text, so that there are U of them in
         S ≤ U sentences. Only whole words are found, as the tokenizer sees them: `bank` in `Bank,` where the model is
         uncased, not in `banks`; `river bank` finds the two words in a row. The vector of a use is the mean over its
         pieces. `labels`: the sense of the word in each sentence (S,), of all its uses there; without, each layer is cut
-        into two groups. The sentences are held in memory, and the answer grows with (1 + L) U².
+        into two groups. `truncate`: a sentence longer than the model's positions is cut around its uses of the word,
+        none of which is lost. The sentences are held in memory, and the answer grows with (1 + L) U².
 
         Returns a dict:
 
@@ -164,7 +167,8 @@ class Bert(TaskVerbs):
         - `static`: the same of the word's rows of the embedding table, one vector in every sentence: `similarity`
           (U, U), 1 everywhere, and the one `point` (2,) on the same axes.
 
-        Errors: `BertJaxError` for a sentence without the word or too long, a word unknown to the vocabulary, fewer than
+        Errors: `BertJaxError` for a sentence without the word, or too long (with `truncate`: whose uses lie farther
+        apart than the model's positions), a word unknown to the vocabulary, fewer than
         two uses, labels of some sentences only or all the same.
 
         >>> found = bert.senses("play", ["the cat ran on the play street", "a dog play !"])
@@ -178,7 +182,7 @@ class Bert(TaskVerbs):
         given = [None] * len(texts) if labels is None else list(labels)
         if len(given) != len(texts):
             raise BertJaxError(f"{len(given)} labels for {len(texts)} sentences: give each its own")
-        return next(senses(self, map(Labelled, texts, given), word))
+        return next(senses(self, map(Labelled, texts, given), word, truncate))
 
     def embed(
         self,

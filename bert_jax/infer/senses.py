@@ -15,6 +15,7 @@ import numpy as np
 from bert_jax.errors import BertJaxError
 from bert_jax.infer.batching import Encoded, stream
 from bert_jax.infer.separation import DIGITS, cosines, plane, silhouette, two_groups, unit, within_and_between
+from bert_jax.infer.windows import Fit, begin_of_kept
 from bert_jax.text.normalise import is_chinese
 from bert_jax.text.tokenizer import Tokenizer
 
@@ -39,7 +40,9 @@ class Use(NamedTuple):
     last: int
 
 
-def senses(bert: Bert, sentences: Iterable[str | Labelled], word: str) -> Iterator[dict[str, Any]]:
+def senses(
+    bert: Bert, sentences: Iterable[str | Labelled], word: str, truncate: bool = False
+) -> Iterator[dict[str, Any]]:
     """One answer for all `sentences` together: how alike the uses of `word` are in every layer, and the layer that
     tells its senses apart best. See `Bert.senses` for what the answer holds and for the errors.
     """
@@ -47,10 +50,14 @@ def senses(bert: Bert, sentences: Iterable[str | Labelled], word: str) -> Iterat
     ids = _ids_of(bert.tokenizer, word)
     items: list[Encoded] = []
     uses: list[Use] = []
+    positions = bert.config.max_position_embeddings
+    fit = Fit(positions, positions, truncate, slides=False)
     for number, text in enumerate(texts):
-        encoded, found = _encode(bert, text, number, word, ids)
-        items += [encoded._replace(slots=tuple(range(1 + use.first, 1 + use.last))) for use in found]
+        encoded, found = _encode(bert, text, number, word, ids, fit)
+        begin = encoded.source
+        items += [encoded._replace(slots=tuple(range(1 + use.first - begin, 1 + use.last - begin))) for use in found]
         uses += found
+    fit.report()
     if len(uses) < 2:
         raise BertJaxError(f"{word!r} is used in {len(uses)} place(s): expected at least two to compare")
     vectors = _layer_vectors(bert, items)
@@ -121,8 +128,11 @@ def _ids_of(tokenizer: Tokenizer, word: str) -> list[int]:
     return ids
 
 
-def _encode(bert: Bert, text: str, number: int, word: str, ids: list[int]) -> tuple[Encoded, list[Use]]:
-    """`[CLS] text [SEP]` and the uses of the word in it. Errors: `BertJaxError` for too long, or without the word."""
+def _encode(bert: Bert, text: str, number: int, word: str, ids: list[int], fit: Fit) -> tuple[Encoded, list[Use]]:
+    """`[CLS] text [SEP]` and the uses of the word in it. Its source: how many tokens were cut off at the beginning.
+
+    Errors: `BertJaxError` for a text that is too long and not to be cut, or without the word.
+    """
     found, offsets = bert.tokenizer.encode_with_offsets(text)
     uses = [
         Use(number, *characters_of(text, offsets, first, last), first, last)
@@ -133,9 +143,13 @@ def _encode(bert: Bert, text: str, number: int, word: str, ids: list[int]) -> tu
             f"sentence {number + 1} does not hold the word {word!r}: {text[:60]!r}; only whole words count, another "
             "form of it is another word"
         )
-    tokens = [bert.tokenizer.cls_id, *found.tolist(), bert.tokenizer.sep_id]
-    bert.require_length(len(tokens), f"sentence {number + 1}")
-    return Encoded(tokens, [0] * len(tokens)), uses
+    fit.inputs += 1
+    begin, room, name = 0, fit.limit - 2, f"sentence {number + 1}"
+    if len(found) > room:
+        fit.count_cut(len(found) + 2, pair=False, name=name)
+        begin = begin_of_kept(uses[0].first, uses[-1].last - 1, len(found), room, name, "use of the word")
+    tokens = [bert.tokenizer.cls_id, *found[begin : begin + room].tolist(), bert.tokenizer.sep_id]
+    return Encoded(tokens, [0] * len(tokens), source=begin), uses
 
 
 def find_word(

@@ -74,7 +74,7 @@ VERBS: dict[str, Verb] = {
     "extract": Verb(extracts, (), forms=("pointers",)),
     "answer": Verb(answers, ("context",), forms=("question_answering",), objects=True),
     "choose": Verb(choose, ("choices",), forms=("multiple_choice",), objects=True),
-    "senses": Verb(senses, ("word",), {".png": write_senses}, required=("word",), label="sense"),
+    "senses": Verb(senses, ("word", "truncate"), {".png": write_senses}, required=("word",), label="sense"),
 }
 
 

@@ -93,6 +93,22 @@ class Fit:
             warn(f"{self.cut} of {self.inputs} inputs were longer than {self.limit} tokens and were cut")
 
 
+def begin_of_kept(first: int, last: int, count: int, room: int, name: str, what: str) -> int:
+    """Where the `room` tokens begin that are kept of `count`, those from `first` to `last` among them: from the
+    beginning where those are, else so that they stand in the middle.
+
+    Errors: `BertJaxError` when they are more; `what` is the thing that would be lost.
+    """
+    if last < room:
+        return 0
+    if last - first + 1 > room:
+        raise BertJaxError(
+            f"{name}: its first and last {what} lie {last - first + 1} tokens apart, and {room} can be kept: cutting "
+            f"it would lose a {what}; shorten it, or split it"
+        )
+    return min(max(0, first - (room - (last - first + 1)) // 2), count - room)
+
+
 def rows_of(tokenizer: Tokenizer, a: list[int], b: list[int] | None, found: list[Window], source: Any) -> list[Encoded]:
     """The windows of one input as the model takes them: `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`."""
     rows = []

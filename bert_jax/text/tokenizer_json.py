@@ -6,7 +6,7 @@ BERT does is refused: read as BERT's it would give other ids without a word.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,11 @@ from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
 from bert_jax.files import read_json
 from bert_jax.text.interface import SPECIAL_PIECES, Tokenizer
+from bert_jax.text.tokenizer_files import CONFIG_FILE
 from bert_jax.text.wordpiece import CONTINUES, MAX_WORD_CHARACTERS
 
 TOKENIZER_FILE = "tokenizer.json"
+ADDED_FILE = "added_tokens.json"
 _THEIR_MAX_WORD_CHARACTERS = 100  # what their converter writes; longer words differ from google's, as documented
 
 
@@ -40,13 +42,13 @@ def read_flags(directory: Path) -> Flags | None:
 
 
 def read_added(directory: Path, lines: Sequence[str]) -> list[str]:
-    """Tokens that `tokenizer.json` adds to the vocabulary `lines` of a `vocab.txt` beside it, in the order of their
-    ids; empty without that file. Errors: `BertJaxError` for ids that do not follow on the vocabulary's."""
-    path = directory / TOKENIZER_FILE
-    added = _read(path).get("added_tokens") if path.is_file() else None
+    """Tokens that the files beside a `vocab.txt` add to its `lines`, in the order of their ids; empty without them.
+
+    Errors: `BertJaxError` for ids that do not follow on the vocabulary's.
+    """
+    path, added = _added(directory)
     known = set(lines)
-    new = [item for item in added or [] if isinstance(item, Mapping) and _is_token(item)]
-    by_id = {item["id"]: str(item["content"]) for item in new if item["content"] not in known}
+    by_id = {number: content for content, number in added if content not in known}
     if sorted(by_id, key=str) != sorted(range(len(lines), len(lines) + len(by_id)), key=str):
         raise BertJaxError(
             f"{path} adds {_some(list(by_id.values()))} with ids {_some(list(map(str, by_id)))}: expected "
@@ -60,13 +62,11 @@ def read_added(directory: Path, lines: Sequence[str]) -> list[str]:
 def check_added(tokenizer: Tokenizer, directory: Path) -> None:
     """Errors: `BertJaxError` for added tokens that are no word by themselves: BERT would cut them to pieces, and their
     library finds them before anything else."""
-    path = directory / TOKENIZER_FILE
+    path, added = _added(directory)
     specials = set(tokenizer.special_pieces())
-    added = _read(path).get("added_tokens") if path.is_file() else None
-    contents = [str(item["content"]) for item in added or [] if isinstance(item, Mapping) and _is_token(item)]
     lost = [
         content
-        for content in contents
+        for content, _ in added
         if content not in specials
         and content not in SPECIAL_PIECES.values()
         and tokenizer.ids(content) != [tokenizer.id_of(content)]
@@ -74,9 +74,34 @@ def check_added(tokenizer: Tokenizer, directory: Path) -> None:
     if lost:
         raise BertJaxError(
             f"{path} has added tokens that are no words by themselves ({_some(lost)}): they are to be found in a text "
-            "before it is split, which is not done here; without its added_tokens the directory loads, and reads them "
+            "before it is split, which is not done here; without its added tokens the directory loads, and reads them "
             "as plain characters"
         )
+
+
+def _added(directory: Path) -> tuple[Path, list[tuple[str, Any]]]:
+    """Tokens added to a vocabulary, each with its id, and the file that says so: the first that is there and names any,
+    since each of them is the whole list: `tokenizer.json`, `tokenizer_config.json`, and the `added_tokens.json` of
+    older versions."""
+    path = directory / TOKENIZER_FILE
+    listed = _read(path).get("added_tokens") if path.is_file() else None
+    if listed:
+        return path, [(str(item["content"]), item["id"]) for item in _tokens(listed)]
+    path = directory / CONFIG_FILE
+    by_id = _read(path).get("added_tokens_decoder") if path.is_file() else None
+    if isinstance(by_id, Mapping) and by_id:
+        items = _tokens({"id": int(key) if key.isdecimal() else key, **_fields(item)} for key, item in by_id.items())
+        return path, [(str(item["content"]), item["id"]) for item in items]
+    path = directory / ADDED_FILE
+    return path, list(_read(path).items()) if path.is_file() else []
+
+
+def _fields(item: Any) -> Mapping[str, Any]:
+    return item if isinstance(item, Mapping) else {}
+
+
+def _tokens(items: Iterable[Any]) -> list[Mapping[str, Any]]:
+    return [item for item in items if isinstance(item, Mapping) and _is_token(item)]
 
 
 def _some(items: Sequence[str]) -> str:
@@ -155,7 +180,7 @@ def _flags(normalizer: Mapping[str, Any], path: Path) -> Flags:
 def _entries(vocabulary: Mapping[str, Any], added: Any, path: Path) -> list[str]:
     """Entries by id: of the model, and tokens added behind it."""
     by_id: dict[int, str] = {}
-    further = [(item["content"], item["id"]) for item in added if isinstance(item, Mapping) and _is_token(item)]
+    further = [(item["content"], item["id"]) for item in _tokens(added)]
     for entry, number in (*vocabulary.items(), *further):
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise BertJaxError(f"{path}: the id of {entry!r} is {number!r}: expected a whole number from 0 on")
