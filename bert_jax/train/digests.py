@@ -116,9 +116,9 @@ def read_record(directory: Path) -> dict[str, Any]:
             record = dict(json.loads(path.read_bytes()))
             checksum = record.pop("checksum")
     except Damaged as damage:
-        raise Damaged(f"{path}: {damage}") from damage
+        raise Damaged(f"{path.name}: {damage}") from damage
     if files.digest(record) != checksum:
-        raise Damaged(f"{path}: its checksum is {files.digest(record)[:12]}, not {str(checksum)[:12]} as written")
+        raise Damaged(f"{path.name}: its checksum is {files.digest(record)[:12]}, not {str(checksum)[:12]} as written")
     if record["format"] > RECORD_FORMAT:
         raise BertJaxError(
             f"{path} has format {record['format']}, this version reads {RECORD_FORMAT}: install a newer bert_jax"
@@ -172,4 +172,5 @@ def damage_if_unreadable() -> Iterator[None]:
         if not means_damage(error):
             raise
         reason = (str(error).splitlines() or ["no reason given"])[0][:160]
-        raise Damaged(f"{type(error).__name__}: {reason}") from error
+        own = error.strerror if isinstance(error, OSError) else None  # without the path, which the caller names
+        raise Damaged(own or f"{type(error).__name__}: {reason}") from error

@@ -26,28 +26,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-MOMENTS = ("start", "compile", "step", "save", "deletion", "cache write", "evaluation", "phase switch")
-STEPS, EVERY, KILLS_PER_RUN = 40, 4, 8
-CONFIG = f"""
-from bert_jax import BertConfig, Checkpoint, Config, Data, Evaluate, Log, Optimizer, Train
-from bert_jax.config import Phase
+from small_run import EVERY, STEPS, digests, newest, start, started_at, told, training_steps, write_work
 
-config = Config(
-    model=BertConfig(vocab_size=None, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                     intermediate_size=64, max_position_embeddings=48),
-    data=Data(sources=("text.txt",), vocab_size=600, eval_fraction=0.1, cache="data"),
-    train=Train(length=32, batch=8, predictions=5, steps={STEPS * 5 // 8},
-                later_phases=(Phase(length=48, batch=8, predictions=7, steps={STEPS * 3 // 8}),)),
-    optimizer=Optimizer(learning_rate=1e-3),
-    evaluate=Evaluate(every=6, sequences=16),
-    checkpoint=Checkpoint(every={EVERY}, keep=2),
-    log=Log(every=1),
-)
-"""
+MOMENTS = ("start", "compile", "step", "save", "deletion", "cache write", "evaluation", "phase switch")
+KILLS_PER_RUN = 8
 
 
 # --- the victim -------------------------------------------------------------------------------------------------------
@@ -155,46 +141,6 @@ def arm_cache(draw: random.Random) -> None:
 # --- the tormentor ----------------------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Lines of JSON; a torn last one is left out, as the package does."""
-    lines = path.read_text().split("\n") if path.is_file() else []
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
-
-
-def training_steps(run: Path) -> list[int]:
-    """The steps that have a line, in the order of the file."""
-    return [line["step"] for line in read(run / "metrics.jsonl") if "loss" in line]
-
-
-def started_at(run: Path) -> list[int]:
-    """The step of every start that got as far as training."""
-    return [line["step"] for line in read(run / "history.jsonl") if line["event"] == "started"]
-
-
-def newest(run: Path) -> int:
-    """The newest whole checkpoint."""
-    return max((int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdecimal()), default=0)
-
-
-def told(run: Path) -> list[dict[str, Any]]:
-    """All lines of metrics without what a clock says."""
-    clocks = ("time", "elapsed_seconds", "sequences_per_second", "real_tokens_per_second", "mfu", "mfu_padded")
-    return [{key: value for key, value in line.items() if key not in clocks} for line in read(run / "metrics.jsonl")]
-
-
-def digests(run: Path) -> Mapping[str, Any]:
-    """What the last checkpoint says of every leaf."""
-    (record,) = (run / "checkpoints" / str(newest(run))).rglob("digests.json")
-    leaves: Mapping[str, Any] = json.loads(record.read_text())["leaves"]
-    return leaves
-
-
 class Torment:
     """Runs under `work`: the one that is left alone, and those that are killed."""
 
@@ -203,28 +149,14 @@ class Torment:
         self.kills: collections.Counter[str] = collections.Counter()
         self.escaped = self.most_repeated = self.runs = 0
         self.failures: list[str] = []
-        work.mkdir(parents=True, exist_ok=True)
-        (work / "config.py").write_text(CONFIG)
-        from bert_jax.data.stdlib import stdlib_documents
-
-        text = "\n\n".join("\n".join(document) for document in stdlib_documents()[:40])
-        (work / "text.txt").write_text(text, encoding="utf-8")
+        write_work(work)
         self.whole = work / "whole"
         self.finish(self.whole)
 
     def process(self, run: Path, moment: str | None) -> subprocess.CompletedProcess[str]:
         """One start of `bert-jax pretrain` on `run`, killed at `moment` if there is one and it comes there."""
-        repository = Path(__file__).resolve().parents[2]
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(repository)}
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(self.work / "compiled")
-        environment |= {
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-        }
-        command = [sys.executable, __file__, "--victim", moment or "none", "--seed", str(self.draw.randrange(2**31))]
-        command += ["--", "pretrain", "config.py", "--run", str(run)]
-        done = subprocess.run(command, env=environment, cwd=self.work, capture_output=True, text=True, timeout=600)
-        return done
+        seed = str(self.draw.randrange(2**31))
+        return start(self.work, run, [sys.executable, __file__, "--victim", moment or "none", "--seed", seed, "--"])
 
     def finish(self, run: Path) -> str:
         """Let a run come to its end. Returns what it said."""
