@@ -463,7 +463,7 @@ def plan(
             table of what grows with the chips. Default: what the configuration's own text names.
         max_batch: Search the largest batch per chip that fits, with a few more compilations per phase (otherwise it is
             estimated).
-        quick: Compile with the least effort: a first answer in a quarter of the time, with a little more memory than
+        quick: Compile with the least effort: a first answer sooner, with a little more memory than
             the real program takes.
         price: Price of a chip for an hour, in any currency, for the cost of the run.
         overrides: Arguments as on the command line, such as ["--train.batch", "512"].

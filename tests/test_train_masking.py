@@ -134,6 +134,16 @@ def test_small_cases() -> None:
         np.testing.assert_array_equal(out["input_ids"][2:], ids[2:])
 
 
+def test_padding_is_never_masked_whatever_it_holds() -> None:
+    examples = make_examples(np.array([5, 60, 100]), 128)
+    padded = examples["input_mask"] == 0
+    strange = examples | {"input_ids": np.where(padded, 50, examples["input_ids"])}
+    for whole_words in (False, True):
+        out, other = mask(examples, whole_words=whole_words), mask(strange, whole_words=whole_words)
+        np.testing.assert_array_equal(other["masked_lm_positions"], out["masked_lm_positions"])
+        np.testing.assert_array_equal(other["input_ids"][padded], 50)
+
+
 def test_bits_belong_to_the_example() -> None:
     """Another batch, order, padded length or place gives the same masks; another id, epoch or seed does not."""
     examples = make_examples(np.full(32, 40), 48, starts=0.6)

@@ -13,7 +13,6 @@ Ends with one JSON object on stdout: how many were planted and caught, and `surv
 from __future__ import annotations
 
 # ruff: noqa: E501 - a table
-
 import argparse
 import json
 import os
@@ -45,7 +44,7 @@ BUGS = (
     Bug("no token keeps itself", MASKING, "uint32(round(0.9 * 2**32))", "uint32(round(0.8 * 2**32))", "train_masking"),
     Bug("85 % become [MASK]", MASKING, "uint32(round(0.8 * 2**32))", "uint32(round(0.85 * 2**32))", "train_masking"),
     Bug("the same masks in every epoch", MASKING, "epochs, jnp.full_like(epochs, _PURPOSE)", "0 * epochs, jnp.full_like(epochs, _PURPOSE)", "train_masking"),
-    Bug("special tokens are masked too", MASKING, "candidate &= ids != special", "candidate &= ids != special - 1", "train_masking"),
+    Bug("special tokens are masked too", MASKING, "candidate &= ids != special", "candidate &= ids >= 0", "train_masking"),
     Bug("padding is masked too", MASKING, "candidate = real\n", "candidate = jnp.ones_like(real)\n", "train_masking"),
     Bug("the label is the replaced token", MASKING, "jnp.where(used, originals, 0)", "jnp.where(used, replacements, 0)", "train_masking"),
     Bug("one mask too many where words are whole", MASKING, "(size <= jnp.sum(left * own, axis=1))", "(size <= jnp.sum(left * own, axis=1) + 1)", "train_masking"),
