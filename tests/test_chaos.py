@@ -1,4 +1,4 @@
-"""The commands of tests/chaos in small: a few kills, places, predictions and steps. The large runs are typed by hand."""
+"""The commands of tests/chaos in small: a few kills, places, predictions and steps. The large runs are by hand."""
 
 from __future__ import annotations
 
