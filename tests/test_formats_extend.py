@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,12 @@ from checkpoints import arrays, parameters, write_hugging_face
 from small_models import WORDS
 
 from bert_jax import cli
+from bert_jax.data.sources import open_source
 from bert_jax.errors import BertJaxError
-from bert_jax.formats.extend import new_words
+from bert_jax.formats import extend as extending
+from bert_jax.formats.extend import extend_model, new_words
 from bert_jax.formats.model import load_model
+from bert_jax.formats.pooling import Pooling
 from bert_jax.text.tokenizer import SPECIAL_PIECES, WordPieceTokenizer
 
 TEXT = "\n\n".join(["the cat plays .", "the dog played on the mat .", "it plays , it plays !"] * 4)
@@ -78,6 +83,49 @@ def test_spare_rows_of_the_table_are_used_before_it_grows(tmp_path: Path, capsys
     old, new = load_model(origin), load_model(tmp_path / "out")
     assert new.config.vocab_size == old.config.vocab_size
     assert new.tokenizer.vocab_size == old.tokenizer.vocab_size + 2
+
+
+@pytest.mark.parametrize(
+    "flags", [{"strip_accents": False}, {"cased": True, "strip_accents": True}, {"chinese": False}]
+)
+def test_words_are_split_as_the_model_splits_them(tmp_path: Path, flags: dict[str, bool]) -> None:
+    """Every word that is added is one that the tokenizer makes of the text."""
+    letters = dict.fromkeys("abcdefghijklmnopqrstuvwxyzäöüßABGTÜ東京都民")
+    known = [*SPECIAL_PIECES.values(), *WORDS]
+    more = [piece for letter in letters for piece in (letter, f"##{letter}") if piece not in known]
+    origin = model(tmp_path / "model", spare=len(more))
+    WordPieceTokenizer([*known, *more], **({"cased": False} | flags)).save(origin)
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(["Täter übt Größe", "東京都民 Übergröße Täter"] * 40), encoding="utf-8")
+    result = extend_model(str(origin), open_source(str(text)), tmp_path / "out", 3, workers=1)
+    tokenizer = load_model(tmp_path / "out").tokenizer
+    assert tokenizer.fingerprint != load_model(origin).tokenizer.fingerprint
+    pieces = tokenizer.tokenize(text.read_text(encoding="utf-8"))
+    assert {word["word"] for word in result["words"]} <= set(pieces)
+
+
+def test_labels_task_and_pooling_come_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_model(model(tmp_path / "model"))
+    head = {"kernel": np.ones((loaded.config.hidden_size, 2), np.float32), "bias": np.zeros(2, np.float32)}
+    params = {name: part for name, part in loaded.params.items() if name not in loaded.heads} | {"classification": head}
+    form = types.SimpleNamespace(form="multi_label")
+    facts = {"heads": ("classification",), "labels": ("yes", "no"), "task": form, "pooling": Pooling("cls")}
+    monkeypatch.setattr(extending, "load_model", lambda model: dataclasses.replace(loaded, params=params, **facts))
+    (tmp_path / "text.txt").write_text(TEXT)
+    extend_model("any", open_source(str(tmp_path / "text.txt")), tmp_path / "out", 2, workers=1)
+    written = load_model(tmp_path / "out")
+    assert (written.heads, written.labels) == (("classification",), ("yes", "no"))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["problem_type"] == "multi_label_classification"
+    assert written.pooling is not None and written.pooling.mode == "cls"
+
+
+def test_a_head_that_hugging_face_lacks_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = dataclasses.replace(load_model(model(tmp_path / "model")), heads=("relation",))
+    monkeypatch.setattr(extending, "load_model", lambda model: loaded)
+    monkeypatch.setattr(extending, "count_source", lambda *_: pytest.fail("the text was counted"))
+    (tmp_path / "text.txt").write_text(TEXT)
+    with pytest.raises(BertJaxError, match="has the head relation, which no class .*: extend the model"):
+        extend_model("any", open_source(str(tmp_path / "text.txt")), tmp_path / "out", 2, workers=1)
 
 
 def test_words_by_what_they_save_then_by_the_alphabet() -> None:

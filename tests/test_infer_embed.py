@@ -91,6 +91,10 @@ def test_prompts(bert: Bert) -> None:
     x = states(bert, "the cat")["x"]
     np.testing.assert_allclose(bert.embed("cat"), x[2:].mean(0), atol=2e-6)  # without [CLS] and the
     np.testing.assert_allclose(bert.embed("cat", pooling="max"), x[2:].max(0), atol=2e-6)
+    for mode in ("mean", "max"):  # cut, nothing but the prompt would be left
+        with pytest.raises(BertJaxError, match="input 1: of 3 tokens the prompt takes all, .* nothing of the text"):
+            bert.embed("cat", pooling=mode, max_length=3, truncate=True, prompt="the cat ")
+    assert np.isfinite(bert.embed("cat", pooling="cls", max_length=3, truncate=True, prompt="the cat ")).all()
     long = bert.embed(TEXT.removeprefix("the "), window=4, max_length=12)
     rows = bert.features(TEXT, window=4, max_length=12)["vectors"]
     np.testing.assert_allclose(long, rows[2:].mean(0), atol=2e-6)

@@ -84,5 +84,6 @@ def test_a_model_of_one_segment_refuses_pairs() -> None:
     config = dataclasses.replace(source.config, type_vocab_size=1)
     bert = Bert(dataclasses.replace(source, config=config, params=params))
     assert bert.embed("the cat").shape == (config.hidden_size,)
-    with pytest.raises(BertJaxError, match=r"a pair has two segments, and small has 1 \(type_vocab_size\)"):
-        bert.embed(("the cat", "ran"))
+    for verb in (bert.embed, bert.attention):
+        with pytest.raises(BertJaxError, match=r"a pair has two segments, and small has 1 \(type_vocab_size\)"):
+            verb(("the cat", "ran"))

@@ -14,7 +14,7 @@ import pytest
 from official_wordpiece import hostile_strings, official_tokens
 
 from bert_jax.errors import BertJaxError
-from bert_jax.text.tokenizer import Tokenizer, load_tokenizer, tokenize_lines
+from bert_jax.text.tokenizer import SPECIAL_PIECES, Tokenizer, WordPieceTokenizer, load_tokenizer, tokenize_lines
 
 VOCABULARIES = {
     "bert_base_uncased": False,
@@ -100,6 +100,18 @@ def test_official_vocabulary_survives_saving(official: Tokenizer, data_dir: Path
     again = load_tokenizer(tmp_path)
     assert again.fingerprint == official.fingerprint
     assert again.cased == official.cased
+
+
+@pytest.mark.parametrize("cased", [False, True])
+@pytest.mark.parametrize("strip_accents", [None, False, True])
+@pytest.mark.parametrize("chinese", [False, True])
+def test_every_flag_survives_saving(cased: bool, strip_accents: bool | None, chinese: bool, tmp_path: Path) -> None:
+    lines = [*SPECIAL_PIECES.values(), "a", "café", "cafe", "東", "##京", "京"]
+    tokenizer = WordPieceTokenizer(lines, cased, strip_accents, chinese)
+    tokenizer.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert again.fingerprint == tokenizer.fingerprint
+    assert again.tokenize("Café 東京") == tokenizer.tokenize("Café 東京")
 
 
 def test_accents_and_removed_characters_keep_their_places(small: Tokenizer) -> None:

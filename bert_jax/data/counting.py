@@ -15,6 +15,7 @@ from bert_jax.data.sources import Source, read_unit
 from bert_jax.data.streams import Unit
 from bert_jax.errors import UsageError
 from bert_jax.files import require_absent, require_writable
+from bert_jax.text.normalise import WordRules
 from bert_jax.text.tokenizer_files import read_vocabulary
 from bert_jax.text.vocabulary import SAMPLE_BYTES, make_vocabulary
 from bert_jax.text.word_counts import VocabularyKind, WordCounts, count_words
@@ -40,6 +41,7 @@ def count_source(
     cased: bool = False,
     sample_bytes: float = SAMPLE_BYTES,
     workers: int | None = None,
+    rules: WordRules | None = None,
 ) -> WordCounts:
     """`count_words` over a source; the result depends on neither the number of workers nor their speed.
 
@@ -62,7 +64,7 @@ def count_source(
         for first in range(0, len(groups), wave):
             part = groups[first : first + wave]
             waiting: dict[int, WordCounts] = {}
-            tasks = [(group, kind, cased, share) for group in part]
+            tasks = [(group, kind, cased, share, rules) for group in part]
             following = 0
             for index, counts in map_unordered(_start, (), _count, tasks, workers, one_reader()):
                 read += sum(unit.size for unit in part[index])
@@ -91,8 +93,10 @@ def _start() -> None:
     """Nothing has to be made ready."""
 
 
-def _count(units: Sequence[Unit], kind: VocabularyKind, cased: bool, share: float) -> WordCounts:
-    return count_words((text for unit in units for text in unit_texts(unit)), kind, cased, share)
+def _count(
+    units: Sequence[Unit], kind: VocabularyKind, cased: bool, share: float, rules: WordRules | None
+) -> WordCounts:
+    return count_words((text for unit in units for text in unit_texts(unit)), kind, cased, share, rules=rules)
 
 
 def _text_bytes(unit: Unit) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from bert_jax.console import log, warn
 from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.files import make_directory, require_absent, require_writable
+from bert_jax.formats.adopt import Report
 from bert_jax.formats.hugging_face import CLASSES, save_tokenizer, write_model_directory
 from bert_jax.formats.model import LoadedModel, load_model, pads
 from bert_jax.formats.stablehlo import write_stablehlo
@@ -34,21 +35,30 @@ def convert(model: str, out: str, to: str, cased: bool | None = None) -> dict[st
     return {"model": model, "out": out, "to": to, "kind": loaded.kind, "step": loaded.step, "read": read, **written}
 
 
-def _to_hugging_face(loaded: LoadedModel, folder: Path) -> dict[str, Any]:
+def require_class(loaded: LoadedModel, instead: str) -> None:
+    """Errors: `BertJaxError` for a head that no class of transformers has; `instead` is what to do."""
     unknown = [head for head in loaded.heads if not any(head in heads for heads in CLASSES.values())]
     if unknown:
         raise BertJaxError(
-            f"{loaded.path} has the head {', '.join(unknown)}, which no class of transformers has: convert it with "
-            "--to stablehlo"
+            f"{loaded.path} has the head {', '.join(unknown)}, which no class of transformers has: {instead}"
         )
-    loaded = _without_padding(loaded)
+
+
+def write_hugging_face(loaded: LoadedModel, folder: Path) -> tuple[str, Report]:
+    """Write the whole directory, tokenizer included; the class that reads it, and what became of each array."""
     config = loaded.config
     if loaded.task is not None and loaded.task.form in _PROBLEMS:
         config = dataclasses.replace(config, extra={**config.extra, "problem_type": _PROBLEMS[loaded.task.form]})
-    name, report = write_model_directory(
+    written = write_model_directory(
         folder, config, loaded.params, loaded.heads, labels=loaded.labels, pooling=loaded.pooling
     )
-    save_tokenizer(folder, loaded.tokenizer, loaded.config.max_position_embeddings)
+    save_tokenizer(folder, loaded.tokenizer, config.max_position_embeddings)
+    return written
+
+
+def _to_hugging_face(loaded: LoadedModel, folder: Path) -> dict[str, Any]:
+    require_class(loaded, "convert it with --to stablehlo")
+    name, report = write_hugging_face(_without_padding(loaded), folder)
     activation = loaded.config.to_dict("huggingface")["hidden_act"]
     for line in report.lines():
         log(f"written: {line}")

@@ -16,7 +16,7 @@ from bert_jax.data.counting import count_source
 from bert_jax.data.sources import Source
 from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.files import make_directory, require_absent, require_writable
-from bert_jax.formats.hugging_face import save_tokenizer, write_model_directory
+from bert_jax.formats.convert import require_class, write_hugging_face
 from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.text.tokenizer import WordPieceTokenizer
 from bert_jax.text.vocabulary import SAMPLE_BYTES, held_out_measures
@@ -46,8 +46,8 @@ def extend_model(
 
     They take the places of `[unusedN]` entries, then new rows at the end. A new word's embedding, and its bias in the
     masked_lm head, are the means of its pieces'; everything else stays. Returns what was added and how many pieces a
-    held-out word takes before and after. Errors: `BertJaxError` for a model whose tokenizer is not WordPiece, or a text
-    that has fewer such words.
+    held-out word takes before and after. Errors: `BertJaxError` for a model whose tokenizer is not WordPiece or whose
+    head Hugging Face lacks, or a text that has fewer such words.
     """
     if add < 1:
         raise UsageError(f"--add {add}: expected at least 1")
@@ -57,19 +57,18 @@ def extend_model(
     tokenizer = loaded.tokenizer
     if not isinstance(tokenizer, WordPieceTokenizer):
         raise BertJaxError(f"{model} has a tokenizer of kind {tokenizer.kind}: only WordPiece can be extended")
-    counts = count_source(source, "wordpiece", tokenizer.cased, sample_bytes, workers)
+    require_class(loaded, "extend the model that it was fine-tuned from, and fine-tune that")
+    counts = count_source(source, "wordpiece", tokenizer.cased, sample_bytes, workers, tokenizer.rules)
     words = new_words(tokenizer, counts.words, add)
     lines = _extended(tokenizer.lines, words)
-    extended = tokenizer.with_lines(lines)
     params = _with_rows(loaded, words, len(lines))
-    rows = len(params["embeddings"]["word_embeddings"])
-    config = dataclasses.replace(loaded.config, vocab_size=rows)
+    config = dataclasses.replace(loaded.config, vocab_size=len(params["embeddings"]["word_embeddings"]))
+    extended = dataclasses.replace(loaded, config=config, params=params, tokenizer=tokenizer.with_lines(lines))
     in_unused = sum(word.id < len(tokenizer.lines) for word in words)
     log(f"{len(words)} words added, {in_unused} in the places of [unusedN]; each starts as the mean of its pieces")
 
     def build(folder: Path) -> None:
-        write_model_directory(folder, config, params, loaded.heads, labels=loaded.labels, pooling=loaded.pooling)
-        save_tokenizer(folder, extended, config.max_position_embeddings)
+        write_hugging_face(extended, folder)
 
     make_directory(out, build)
     before, after = (held_out_measures(entries, counts.held_out) for entries in (tokenizer.lines, lines))

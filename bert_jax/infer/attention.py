@@ -93,7 +93,10 @@ def attentions(
             _answer(bert, item, row, outputs, chosen_layers, chosen_heads, vectors) for row, item in enumerate(items)
         ]
 
-    encoded = (_encode(bert, item, f"input {number}", fit) for number, item in enumerate(inputs, start=1))
+    encoded = (
+        bert.with_known_segments(_encode(bert, item, f"input {number}", fit))
+        for number, item in enumerate(inputs, start=1)
+    )
     return fit.reported(
         stream(encoded, compute, limit=config.max_position_embeddings, pad_id=bert.tokenizer.pad_id, window=1)
     )

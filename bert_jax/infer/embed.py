@@ -44,7 +44,8 @@ def embeddings(
     a stride in tokens, slides over it (rule in `windows.py`): mean and max are then over every token once, cls and
     pooler the mean of the windows' vectors.
 
-    Errors: `BertJaxError` for an input that is too long, or no text; 'pooler' of a model without one.
+    Errors: `BertJaxError` for an input that is too long, or no text; a prompt that leaves a text no room; 'pooler' of a
+    model without one.
     """
     recipe = recipe_of(bert, pooling, normalize, max_length)
     for source, vector in sentence_vectors(bert, texts, recipe, truncate, window, prompt):
@@ -92,7 +93,8 @@ def sentence_vectors(
 
     windows: list[tuple[Piece, np.ndarray]] = []
     before = recipe.prompt(prompt)
-    left_out = 0 if recipe.include_prompt or not before else 1 + len(bert.tokenizer.ids(before))
+    counted = recipe.include_prompt or not before or recipe.mode in ("cls", "pooler")
+    left_out = 0 if counted else 1 + len(bert.tokenizer.ids(before))
     for piece, vector in bert.answers(_encode(bert, texts, fit, before, left_out), compute):
         windows.append((piece, vector))
         if piece.last:
@@ -110,6 +112,11 @@ def _encode(bert: Bert, texts: Iterable[Text], fit: Fit, before: str, left_out: 
         used, other, found = fit.fit(len(first), None if second is None else len(second), f"input {number}")
         if left_out:
             found = [row._replace(first=min(max(row.first, left_out - row.begin), row.past)) for row in found]
+            if all(row.first == row.past for row in found):
+                raise BertJaxError(
+                    f"input {number}: of {fit.limit} tokens the prompt takes all, which this model leaves out of the "
+                    "mean: nothing of the text is left; give a shorter prompt, or a larger max_length"
+                )
         yield from rows_of(tokenizer, first[:used], None if second is None else second[:other], found, (a, b))
 
 

@@ -247,7 +247,7 @@ class Bert(TaskVerbs):
     ) -> Iterator[Answer]:
         """`bert_jax.infer.batching.stream` for this model: batches sized for its devices, and placed on them."""
         return stream(
-            map(self._with_known_segments, items),
+            map(self.with_known_segments, items),
             lambda batch, members: compute({name: self.place(array) for name, array in batch.items()}, members),
             limit=self.config.max_position_embeddings,
             pad_id=self.tokenizer.pad_id,
@@ -261,7 +261,8 @@ class Bert(TaskVerbs):
     def _on_cpu(self) -> bool:
         return self.placing.devices[0].platform == "cpu"
 
-    def _with_known_segments(self, item: Encoded) -> Encoded:
+    def with_known_segments(self, item: Encoded) -> Encoded:
+        """`item`. Errors: `BertJaxError` for a pair where the model has one segment."""
         if max(item.segment_ids) >= self.config.type_vocab_size:
             raise BertJaxError(
                 f"a pair has two segments, and {self.source.path} has {self.config.type_vocab_size} (type_vocab_size): "

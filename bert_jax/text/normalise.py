@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bert_jax.text.unicode_tables import (
     canonical_order,
@@ -81,6 +82,14 @@ class AlignedWord:
 
 class _NeedsContext(Exception):
     """A character whose image depends on its neighbours."""
+
+
+class WordRules(NamedTuple):
+    """How text is split into words: the arguments of `WordSplitter`."""
+
+    lower: bool
+    strip_accents: bool
+    chinese: bool = True
 
 
 class WordSplitter:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bert_jax.text.normalise import WordSplitter, whitespace_tokens
+from bert_jax.text.normalise import WordRules, WordSplitter, whitespace_tokens
 
 VocabularyKind = Literal["wordpiece", "sentencepiece", "words"]
 
@@ -56,13 +56,16 @@ def count_words(
     share: float = 1.0,
     most_bytes: float = float("inf"),
     hold_out: bool = True,
+    rules: WordRules | None = None,
 ) -> WordCounts:
     """Counts over documents; only `share` of them by a hash of their text, and only until `most_bytes` are counted.
 
-    `hold_out` keeps one document in 64 apart (never for `kind` words, where every count matters).
+    `hold_out` keeps one document in 64 apart (never for `kind` words, where every count matters). `rules`: how kind
+    wordpiece splits (default: what follows from `cased`, with Chinese characters as words).
     """
     result = WordCounts(kind, cased)
-    learned, held = _Counter(kind, cased), _Counter(kind, cased)
+    rules = rules or WordRules(not cased, not cased)
+    learned, held = _Counter(kind, rules), _Counter(kind, rules)
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
         if share < 1.0 and zlib.crc32(data, 1) >= share * 2**32:
@@ -95,9 +98,9 @@ def drop_rare(counts: dict[str, int], most: int) -> None:
 class _Counter:
     """Counts tokens as they come and splits each different one only once, at the end."""
 
-    def __init__(self, kind: VocabularyKind, cased: bool):
-        self._splitter = WordSplitter(not cased, not cased) if kind == "wordpiece" else None
-        self._lower = not cased
+    def __init__(self, kind: VocabularyKind, rules: WordRules):
+        self._splitter = WordSplitter(*rules) if kind == "wordpiece" else None
+        self._lower = rules.lower
         self._tokens: Counter[str] = Counter()
         self._words: Counter[str] = Counter()
         self._buffer: list[str] = []

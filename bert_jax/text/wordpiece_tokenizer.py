@@ -11,7 +11,7 @@ import numpy as np
 
 from bert_jax.files import digest, write_text
 from bert_jax.text.interface import SPECIAL_PIECES, Tokenizer
-from bert_jax.text.normalise import WordSplitter
+from bert_jax.text.normalise import WordRules, WordSplitter
 from bert_jax.text.readable import readable
 from bert_jax.text.tokenizer_files import VOCABULARY_FILE, entries_of, special_ids, write_config
 from bert_jax.text.wordpiece import CONTINUES, TextPieces, WordPieces
@@ -49,7 +49,8 @@ class WordPieceTokenizer(Tokenizer):
         self.vocab_size = len(self._entries)
         self.cased, self.strip_accents, self.chinese = cased, strip_accents, chinese
         strips = not cased if strip_accents is None else strip_accents
-        self._text_pieces = TextPieces(WordSplitter(not cased, strips, chinese), WordPieces(self._ids, self.unk_id))
+        self.rules = WordRules(not cased, strips, chinese)
+        self._text_pieces = TextPieces(WordSplitter(*self.rules), WordPieces(self._ids, self.unk_id))
         # As in the official whole-word masking: whatever is not marked as going on begins a word.
         self._starts = np.array([not entry.startswith(CONTINUES) for entry in self._entries])
         self.fingerprint = digest(
