@@ -186,16 +186,6 @@ def test_killed_and_started_again_ends_in_the_same_bits(tmp_path: Path, whole: P
     ]
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("program", ["tiny", "bert"])
-def test_killed_three_times_ends_in_the_same_bits(tmp_path: Path, program: str) -> None:
-    options = ("--program", program, "--steps", "40")
-    _finish(_worker(tmp_path / "whole", *options))
-    steps = sorted(random.Random(11).sample(range(3, 38), 3))
-    _kill_at(tmp_path / "killed", steps, *options)
-    _same_training(tmp_path / "whole", tmp_path / "killed")
-
-
 def test_sigterm_saves_and_exits_with_75(tmp_path: Path, whole: Path) -> None:
     run = tmp_path / "run"
     worker = _worker(run, "--seconds-per-step", "0.05")
@@ -416,7 +406,7 @@ def _bert_config(steps: int) -> Config:
 @pytest.mark.ci
 def test_with_the_real_program(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = _bert_config(6)
-    program = tiny_training._bert_program(config)
+    program = tiny_training.bert_program(config)
     options: dict[str, Any] = {"evaluations": {"": held_out(12)}}
     for name, stop_at in (("whole", None), ("parts", 2)):
         run = open_or_create(tmp_path / name, config)

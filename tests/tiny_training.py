@@ -1,14 +1,13 @@
 """A training that costs milliseconds: a bag-of-words model with the interface of the real program.
 
 Run as a script it trains in a process of its own, so that tests can kill it:
-`python tiny_training.py RUN [--program tiny|bert] [--steps N] [--seconds-per-step S]`.
+`python tiny_training.py RUN [--steps N] [--seconds-per-step S]`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import os
 import sys
 import time
@@ -232,7 +231,7 @@ def run_tiny(path: Path, config: Config, feed: TinyFeed | None = None, **options
     return train(config, run, TinyProgram, feed or TinyFeed(config), **options)
 
 
-def _bert_program(config: Config) -> Any:
+def bert_program(config: Config) -> Any:
     from bert_jax.train.masking import Vocabulary
     from bert_jax.train.program import make_program
     from bert_jax.train.sharding import make_mesh
@@ -244,20 +243,15 @@ def _bert_program(config: Config) -> Any:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
-    parser.add_argument("--program", choices=("tiny", "bert"), default="tiny")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--seconds-per-step", type=float, default=0.0)
     arguments = parser.parse_args()
     set_up_logging()
     config = tiny_config(arguments.steps)
-    if arguments.program == "bert":
-        program = functools.cache(_bert_program(config))
-    else:
-        program = TinyProgram
     feed = TinyFeed(config, (), arguments.seconds_per_step, arguments.run.with_suffix(".steps"))
     try:
         run = open_or_create(arguments.run, config)
-        found = train(config, run, program, feed, {"": held_out()})
+        found = train(config, run, TinyProgram, feed, {"": held_out()})
     except BertJaxError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
