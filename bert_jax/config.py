@@ -243,6 +243,9 @@ class Log:
     """Also write TensorBoard event files."""
     profile: str | None = free(None, form=(step_range, "A:B, two step numbers with A < B, such as 10:20"))
     """Write a jax trace of steps A:B (counted from the start of this process) under RUN/profile."""
+    watchdog_seconds: float | None = free(1800.0, above=0, none="no watchdog")
+    """End with exit 76, stacks printed and nothing saved, when no step was done for so long; the start, an evaluation
+    and a save may take four times as long (None: never)."""
 
 
 EXCLUSIVE = (("train.steps", "train.minutes"), ("data.store", "data.sources", "data.records"))

@@ -32,6 +32,7 @@ from bert_jax.train.run import Run
 from bert_jax.train.schedule import stretches
 from bert_jax.train.signals import stop_requests
 from bert_jax.train.tracing import trace
+from bert_jax.train.watchdog import watchdog
 
 Feed = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
 OnMetrics = Callable[[dict[str, Any]], None]
@@ -95,6 +96,7 @@ def train(
         if first_process:
             stack.enter_context(run.lock())
         stop = stack.enter_context(stop_requests())
+        watch = stack.enter_context(watchdog(config.log.watchdog_seconds))
         keeper = Checkpoints(run.checkpoints, config.checkpoint.keep, config.checkpoint.keep_every)
         checkpoints = stack.enter_context(keeper)
 
@@ -116,6 +118,11 @@ def train(
         advance = stack.enter_context(progress("training", total, "steps", done=step) if first_process else _silence())
         at_step = stack.enter_context(trace(run.profile, traced))
 
+        @contextmanager
+        def aside(doing: str) -> Iterator[None]:
+            with watch.longer(doing), meter.stopped_clock():
+                yield
+
         def report(line: dict[str, Any]) -> None:
             writer.write(line)
             if on_metrics is not None and first_process:
@@ -126,12 +133,13 @@ def train(
         for program, batch, fresh in work if not (stopping or ended) else ():
             # One step: dispatched, not waited for. The first of a phase compiles, so it counts in no speed.
             at_step(step - start)
-            with meter.stopped_clock() if fresh else nullcontext():
+            with aside("the first step") if fresh else nullcontext():
                 state, metrics = program.train_step(state, program.place(batch))
                 if fresh:
                     jax.block_until_ready(metrics)
             meter.add(step, metrics, timed=not fresh)
             step += 1
+            watch.step(step)
             last, stopping = step == total, stop.reached(step)
 
             # A line of metrics; at the same time the checks that need numbers on the host.
@@ -149,16 +157,16 @@ def train(
             # Evaluation on held-out examples.
             score = None
             if evaluations and (step % evaluation_interval(config) == 0 or last):
-                with meter.stopped_clock():
+                with aside("evaluating"):
                     line, score = _evaluate(evaluations, program, state.params, step)
                 report(line)
                 log(_evaluation_text(line))
-                with meter.stopped_clock():
+                with aside("evaluating"):
                     ended = judge is not None and judge.evaluated(line, state.params)
 
             # A checkpoint, written in the background.
             if step % config.checkpoint.every == 0 or last or stopping or ended:
-                with meter.stopped_clock():
+                with aside("saving"):
                     checkpoints.save(step, state, counters.to_dict(), score, config.span_at(step - 1).phase)
             if stopping or ended:
                 break
@@ -168,7 +176,8 @@ def train(
         finished = ended or step == total
         if stopping and not finished:
             log(f"{stop.signal}: stopping at step {step} of {total}, saving")
-        checkpoints.wait()
+        with watch.longer("saving"):
+            checkpoints.wait()
         if first_process and (start < step or not finished):
             run.record("finished" if finished else "stopped", step=step)
         log(f"{'finished' if finished else 'stopped'} at step {step} of {total}: {run.path}")
