@@ -39,7 +39,7 @@ def pair(folder: Path, tmp_path: Path) -> Iterator[Pair]:
         for child in made.children(process):
             _kill(child)
         _kill(process.pid)
-        process.wait()
+        process.communicate()
 
 
 class Pair:
@@ -54,7 +54,8 @@ class Pair:
         self.supervisors = together(
             supervised(command, *options), BERT_JAX_HEARTBEAT_SECONDS=str(HEARTBEAT), PYTHONFAULTHANDLER="0"
         )
-        wait(lambda: len(losses(self.run)) >= at_step, self.supervisors)
+        saved = at_step > 10  # and the checkpoint of step 10 is on disk
+        wait(lambda: len(losses(self.run)) >= at_step and (saved_steps(self.run) != [] or not saved), self.supervisors)
 
     def children(self, process: subprocess.Popen[str]) -> list[int]:
         listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")

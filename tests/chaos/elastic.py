@@ -62,7 +62,7 @@ def small_text(folder: Path, characters: int) -> Path:
     from bert_jax.data.sources import open_source
 
     path, documents, size = folder / "text.txt", [], 0
-    for document in open_source("stdlib").documents():
+    for document in open_source("stdlib"):
         documents.append("\n".join(document))
         size += len(documents[-1])
         if size >= characters:
