@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from bert_jax.errors import EXIT_PEER_LOST
 
@@ -64,7 +64,8 @@ class Watchdog:
 
     def _end(self) -> None:
         stderr = sys.__stderr__ or sys.stderr
-        faulthandler.dump_traceback(stderr, all_threads=True)
+        with suppress(Exception):  # a stream without a file behind it
+            faulthandler.dump_traceback(stderr, all_threads=True)
         interactive = "ipykernel" in sys.modules or hasattr(sys, "ps1")
         does = "interrupt it" if interactive else f"exit {EXIT_PEER_LOST}, nothing saved; start again"
         print(
