@@ -102,7 +102,7 @@ def compare(folder: Path, steps: int, places: tuple[Place, ...]) -> dict[str, An
     rows, rows_moved = (recording_worker.recorded(run.with_suffix(".rows")) for run in (whole, moved))
     seen = collections.Counter(pair for pairs in rows_moved.values() for pair in pairs)
     epochs = collections.Counter(epoch for epoch, _ in seen)
-    sizes = sorted(epochs.values(), reverse=True)
+    whole_epochs = [sorted(each for of, each in seen if of == epoch) for epoch in sorted(epochs)][:-1]
     differences = [abs(found[step] - loss) / abs(loss) for step, loss in expected.items() if step in found]
     result = {
         "steps": steps,
@@ -112,7 +112,7 @@ def compare(folder: Path, steps: int, places: tuple[Place, ...]) -> dict[str, An
         "same_global_batches": rows == rows_moved,
         "examples_per_epoch": [epochs[epoch] for epoch in sorted(epochs)],
         "ids_once_per_epoch": set(seen.values()) == {1},
-        "epochs_whole": all(size == sizes[0] for epoch, size in epochs.items() if epoch < max(epochs)),
+        "epochs_whole": bool(whole_epochs) and all(ids == list(range(len(ids))) for ids in whole_epochs),
         "seconds": round(time.monotonic() - began, 1),
     }
     held = result["same_global_batches"] and result["ids_once_per_epoch"] and result["epochs_whole"]
