@@ -47,6 +47,7 @@ class Supervisor:
         self.run_directory = run_directory_of(command)
         self._worker: subprocess.Popen[bytes] | None = None
         self._asked: signal.Signals | None = None
+        self._passed_on = False
 
     def run(self) -> int:
         """Run the command to its end, or to the end of all its starts."""
@@ -87,7 +88,7 @@ class Supervisor:
             except OSError as error:
                 say(f"cannot run {self.command[0]}: {error.strerror}")
                 return 127 if isinstance(error, FileNotFoundError) else 126
-            if self._asked is not None:  # the signal came before there was anything to pass it on to
+            if self._asked is not None and not self._passed_on:  # it came before there was anyone to pass it on to
                 self._worker.send_signal(self._asked)
             code = self._worker.wait()
             several = note.is_file()
@@ -105,6 +106,7 @@ class Supervisor:
         if number in _ENDING:
             self._asked = signal.Signals(number)
         if self._worker is not None and self._worker.returncode is None:
+            self._passed_on = True
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._worker.pid, number)
 
