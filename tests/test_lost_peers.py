@@ -161,4 +161,3 @@ def test_one_that_fails_alone_keeps_its_own_code_and_the_other_is_told(folder: P
     code, _, errors = ended(first)
     assert (code, time.monotonic() - began < 120) == (76, True)
     assert "supervisor: a peer process was lost" in errors
-    assert not (tmp_path / "run" / "run.json").exists()
