@@ -1,7 +1,8 @@
 """The command `bert-jax`: reads arguments, calls the function of the same name in `commands`, prints its result.
 
 Results go to stdout (one JSON object last, or a stream of lines), everything else to stderr. Exit codes: 0 done,
-1 failed with one clear line, 2 bad usage, 75 stopped by a signal after saving, 130 interrupted with nothing to save.
+1 failed with one clear line, 2 bad usage, 75 stopped by a signal after saving, 76 a peer was lost or nothing moved,
+130 interrupted with nothing to save.
 """
 
 from __future__ import annotations
@@ -10,13 +11,23 @@ import functools
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from bert_jax import __version__, console
 from bert_jax.arguments import join_repeated, repeatable_options
 from bert_jax.compat import cache_programs
-from bert_jax.errors import EXIT_FAILED, EXIT_OK, EXIT_STOPPED, EXIT_USAGE, BertJaxError, UsageError
+from bert_jax.errors import (
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_PEER_LOST,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    BertJaxError,
+    PeerLostError,
+    UsageError,
+)
 from bert_jax.files import to_json
 from bert_jax.huge_pages import restart_with_huge_pages
 
@@ -67,10 +78,36 @@ def main(arguments: list[str] | None = None) -> int:
         print("error: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        code = EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+        if _several_processes():
+            _leave_the_others(error, code, debug)
         if debug:
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+        return EXIT_PEER_LOST if isinstance(error, PeerLostError) else code
+
+
+def _several_processes() -> bool:
+    """Whether this one trains together with others; loads nothing."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _leave_the_others(error: Exception, code: int, debug: bool) -> NoReturn:
+    """Say what failed, here or elsewhere, and end without waiting for processes that may never come."""
+    from bert_jax.train.processes import leave, lost_peer
+
+    if debug:
+        traceback.print_exception(error)
+    if lost_peer(error):
+        text = f"a peer process was lost; start all processes again ({_one_line(error)[:300]})"
+        code = EXIT_PEER_LOST
+    else:
+        text = _one_line(error)
+    print(f"error: {text}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    leave(code)
 
 
 def _one_line(error: Exception) -> str:

@@ -114,6 +114,9 @@ class Phase:
     """Begin a schedule (and the optimizer's count) anew here; otherwise one schedule spans all phases."""
 
 
+_ROWS = (lambda rows: rows == "auto" or rows >= 1, "at least 1, or auto")
+
+
 @dataclass(frozen=True)
 class Train:
     """What is learned, for how long, and with which numerics."""
@@ -156,6 +159,10 @@ class Train:
     """What the backward pass recomputes to save memory."""
     accumulation: int = numerics(1, least=1)
     """Microbatches per step, their gradients summed: the same step with less memory."""
+    sequences_per_chip: int | Literal["auto"] | None = numerics(None, form=_ROWS, none="no ceiling")
+    """Most sequences (or packed rows) that one chip holds at once, in training and evaluation: on fewer chips the
+    microbatches, at least train.accumulation, become more. auto: from the chip's memory, by formula (None: no ceiling).
+    """
     nonfinite_limit: int = free(10, least=1)
     """Stop after this many non-finite updates in a row (each is skipped and counted)."""
 
@@ -243,6 +250,9 @@ class Log:
     """Also write TensorBoard event files."""
     profile: str | None = free(None, form=(step_range, "A:B, two step numbers with A < B, such as 10:20"))
     """Write a jax trace of steps A:B (counted from the start of this process) under RUN/profile."""
+    watchdog_seconds: float | None = free(1800.0, above=0, none="no watchdog")
+    """End with exit 76, stacks printed and nothing saved, when no step was done for so long; the start, an evaluation
+    and a save may take four times as long (None: never)."""
 
 
 EXCLUSIVE = (("train.steps", "train.minutes"), ("data.store", "data.sources", "data.records"))

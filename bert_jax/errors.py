@@ -23,6 +23,10 @@ class UsageError(BertJaxError):
     """The command line or the arguments of a function do not fit together: exit 2."""
 
 
+class PeerLostError(BertJaxError):
+    """Another process of this training is gone: exit 76, start all of them again."""
+
+
 @contextlib.contextmanager
 def bad_usage() -> Iterator[None]:
     """What is wrong inside was given as an argument: a `BertJaxError` becomes a `UsageError`."""

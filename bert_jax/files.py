@@ -9,8 +9,10 @@ import json
 import math
 import os
 import shutil
+import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -160,20 +162,35 @@ def digest(value: Any) -> str:
 def lock(path: str | os.PathLike[str], wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on `path` (created if need be); the system frees it when its holder dies.
 
-    Errors: `BertJaxError` when `wait` is false and another process holds it.
+    The file says who holds it. Errors: `BertJaxError` naming that process when `wait` is false and another one does.
     """
     target = Path(path)
     with clear_errors("lock", target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = open(target, "a+b")  # noqa: SIM115 - closed below, after the lock is released
+        file = open(target, "a+b", buffering=0)  # noqa: SIM115 - closed below, after the lock is released
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
-            raise BertJaxError(f"{target.parent} is in use by another process: wait for it, or stop it") from error
+            file.seek(0)
+            who = file.read(200).decode("utf-8", "replace").strip()
+            raise BertJaxError(
+                f"{target.parent} is in use by another process{f' ({who})' if who else ''}: wait for it, or stop it"
+            ) from error
+        _say_who(file)
         yield
+        with contextlib.suppress(OSError):
+            file.truncate(0)
     finally:
         file.close()
+
+
+def _say_who(file: IO[bytes]) -> None:
+    """Write into a lock file whose it is; a full disk is no reason not to hold it."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    with contextlib.suppress(OSError):
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
 
 
 def allow_reading(path: str | os.PathLike[str]) -> None:

@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
 
 from bert_jax.bert_config import BertConfig
 from bert_jax.config_files import bound_names, find_config, load_config, override, to_dict
@@ -76,6 +79,19 @@ def finetune(
     for name, choice in training.choices.items():
         log(f"{name}: {choice.value} ({choice.reason})")
 
+    with run.lock() if jax.process_index() == 0 else nullcontext():  # all groups of members, and the predictions
+        return _train(run, training, groups, splits, on_metrics)
+
+
+def _train(
+    run: Run,
+    training: Training,
+    groups: Sequence[tuple[Member, ...]],
+    splits: dict[str, Split],
+    on_metrics: OnMetrics | None,
+) -> dict[str, Any]:
+    """Train group after group, and predict with the best; what `finetune` returns."""
+    task, material = training.task, training.material
     stopped, summary = False, {}
     asked: list[str] = []
     for group in groups:

@@ -31,6 +31,7 @@ from bert_jax.train.calibration import calibrate, provisional
 from bert_jax.train.evaluation import Evaluation, make_evaluation
 from bert_jax.train.loop import Feed, train
 from bert_jax.train.masking import vocabulary_of
+from bert_jax.train.memory import evaluation_batch
 from bert_jax.train.program import Program, check_parameters, make_program
 from bert_jax.train.reconcile import as_calibrated, reconcile
 from bert_jax.train.run import Run, create_run, is_run, on_first_process, open_run, restore_tokenizer, with_steps
@@ -84,6 +85,8 @@ def pretrain(
     for index, phase in enumerate(config.phases[1:], start=1):
         choice = resolve_attention(config.train.attention, config.model, phase.length, mesh)
         log(f"attention of phase {index}: {choice.value} ({choice.reason})")
+        if "accumulation" in (choices := materials.programs(index).choices):
+            log(f"accumulation of phase {index}: {choices['accumulation'].value} ({choices['accumulation'].reason})")
     return train(
         config,
         run,
@@ -203,7 +206,7 @@ def _materials(config: Config, data: PretrainingData, mesh: Any) -> _Materials:
     data = dataclasses.replace(data, config=config)
     data.check_feeds()
     programs = functools.cache(lambda phase: make_program(config, phase, mesh, vocabulary_of(data.tokenizer)))
-    evaluations = {name: _evaluation(config, data, name) for name in data.evaluation_stores}
+    evaluations = {name: _evaluation(config, data, name, mesh) for name in data.evaluation_stores}
     return _Materials(config, programs, lambda step: _feed(config, data, step), evaluations)
 
 
@@ -223,7 +226,7 @@ def _feed(config: Config, data: PretrainingData, step: int) -> Iterator[Mapping[
     return data.train_batches(span.phase, step - span.begin, jax.process_index(), jax.process_count())
 
 
-def _evaluation(config: Config, data: PretrainingData, name: str) -> Evaluation:
+def _evaluation(config: Config, data: PretrainingData, name: str, mesh: Any) -> Evaluation:
     """Evaluation on one store, at the length of the phase that runs it."""
 
     @functools.cache
@@ -231,7 +234,8 @@ def _evaluation(config: Config, data: PretrainingData, name: str) -> Evaluation:
         phase = config.phases[index]
         feed = data.evaluation_feed(name, phase.length)
         chance = chance_of(data.evaluation_stores[name], feed)
-        return _pass_over(feed, config.evaluate.sequences, config.evaluate.batch or phase.batch, chance)
+        batch = evaluation_batch(config, phase, mesh, config.evaluate.batch or phase.batch)
+        return _pass_over(feed, config.evaluate.sequences, batch, chance)
 
     return lambda program, params: for_phase(program.phase_index)(program, params)
 

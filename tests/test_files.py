@@ -78,14 +78,15 @@ def test_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     with (
-        pytest.raises(BertJaxError, match="in use by another process"),
+        pytest.raises(BertJaxError, match=rf"run is in use by another process \(process {holder.pid} on .* since 20"),
         files.lock(tmp_path / "run" / ".lock", wait=False),
     ):
         pass
     holder.kill()
     holder.communicate()
     with files.lock(tmp_path / "run" / ".lock", wait=False):
-        pass
+        assert f"process {os.getpid()} on" in (tmp_path / "run" / ".lock").read_text()
+    assert (tmp_path / "run" / ".lock").read_text() == ""
 
 
 def test_lines_of_stdin_are_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -329,3 +329,20 @@ def test_a_score_that_the_metric_does_not_give_is_named(start: str, tmp_path: Pa
         bert_jax.finetune(
             animal_config(tmp_path / "data", epochs=0.1), run=str(tmp_path / "run"), init=start, task=task
         )
+
+
+def test_a_run_has_one_writer_from_its_first_group_to_its_predictions(tmp_path: Path, start: str) -> None:
+    config = animal_config(tmp_path / "data", train=16, epochs=1.0, seeds=2, side_by_side=1)
+    refused: list[str] = []
+
+    def second(line: dict[str, Any]) -> None:
+        with pytest.raises(BertJaxError) as error:
+            bert_jax.finetune(config, run=str(tmp_path / "run"))
+        refused.append(str(error.value))
+
+    bert_jax.finetune(config, run=str(tmp_path / "run"), init=start, on_metrics=second)
+    assert len(list((tmp_path / "run" / "groups").iterdir())) == 2
+    assert len(refused) >= 2
+    assert all(
+        text.startswith(f"{tmp_path / 'run'} is in use by another process (process {os.getpid()}") for text in refused
+    )

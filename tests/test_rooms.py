@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "bert_jax"
 BOTTOM_ROW = (
     "errors",
+    "supervise",
     "files",
     "huge_pages",
     "console",

@@ -221,6 +221,52 @@ def test_in_one_process_interrupted_and_resumed(tmp_path: Path, whole: Path) -> 
     _same_training(run, whole)
 
 
+def test_an_evaluation_is_broken_off_by_a_signal_and_made_first_when_the_run_goes_on(
+    tmp_path: Path, whole: Path
+) -> None:
+    """At step 12, where nothing else is saved, and at the last step, whose checkpoint holds the score."""
+    run, seen = tmp_path / "run", []
+    held, twelve = held_out(), [tiny_training.examples(1000 + index) for index in range(3)]
+
+    def interrupted_at(*batches: int) -> Any:
+        def feed() -> Any:
+            for index, batch in enumerate(twelve):
+                seen.append(index)
+                if len(seen) in batches:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+        return tiny_training.make_evaluation(feed, 20, tiny_training.BATCH)
+
+    found = run_tiny(run, tiny_config(), evaluations={"": interrupted_at(2)})
+    assert (found["step"], found["stopped"], seen) == (12, True, [0, 1])
+    assert not [line for line in read_metrics(run / "metrics.jsonl") if "eval_mlm_loss" in line]
+    again = run_tiny(run, tiny_config(), evaluations={"": interrupted_at(3)})  # and once more
+    assert (again["step"], again["stopped"], seen) == (12, True, [0, 1, 0])
+    seen.clear()
+    found = run_tiny(run, tiny_config(), evaluations={"": interrupted_at(5)})
+    assert (found["step"], found["stopped"], seen) == (24, True, [0, 1, 2, 0, 1])
+    feed = TinyFeed(tiny_config())
+    found = run_tiny(run, tiny_config(), feed, evaluations={"": held})
+    assert (found["step"], found["stopped"], feed.begun) == (24, False, [])
+    _same_training(run, whole)
+    records = [json.loads((path / "checkpoints/24/record/digests.json").read_text()) for path in (run, whole)]
+    assert records[0]["score"] == records[1]["score"] is not None
+    assert json.loads((run / "history.jsonl").read_text().splitlines()[-1])["event"] == "finished"
+    assert not run_tiny(run, tiny_config(), evaluations={"": held})["stopped"]
+
+
+def test_an_evaluation_that_is_no_longer_wanted_is_not_owed(tmp_path: Path) -> None:
+    def interrupting() -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield tiny_training.examples(1000)
+
+    broken = tiny_training.make_evaluation(interrupting, 16, tiny_training.BATCH)
+    found = run_tiny(tmp_path, tiny_config(12), evaluations={"": broken})
+    assert (found["step"], found["stopped"]) == (12, True)
+    assert not run_tiny(tmp_path, tiny_config(12), evaluations={})["stopped"]
+
+
 def test_a_second_interrupt_is_not_waited_for(tmp_path: Path) -> None:
     def twice(line: dict[str, Any]) -> None:
         os.kill(os.getpid(), signal.SIGINT)

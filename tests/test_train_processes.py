@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bert_jax.errors import UsageError
+from bert_jax.errors import PeerLostError, UsageError
 from bert_jax.train import processes
-from bert_jax.train.processes import Processes, find_processes, split_flags
+from bert_jax.train.processes import Processes, find_processes, heartbeat_seconds, lost_peer, split_flags
 
 
 def test_flags_are_taken_out_of_the_arguments() -> None:
@@ -60,3 +60,35 @@ def test_on_a_tpu_machine_jax_is_asked(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_one_process_needs_no_coordinator() -> None:
     assert find_processes("h:1", 1, 0, {}) is None
+
+
+def test_the_heartbeat_is_a_whole_number_of_seconds() -> None:
+    assert heartbeat_seconds({}) == 60
+    assert heartbeat_seconds({"BERT_JAX_HEARTBEAT_SECONDS": "7"}) == 7
+    for wrong in ("0", "soon", "-1", "1.5", ""):
+        with pytest.raises(UsageError, match=f"BERT_JAX_HEARTBEAT_SECONDS={wrong}: expected a whole number"):
+            heartbeat_seconds({"BERT_JAX_HEARTBEAT_SECONDS": wrong})
+
+
+class JaxRuntimeError(RuntimeError):
+    """Named as jax names its own."""
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        (
+            "UNKNOWN: Gloo all-reduce failed: [external/gloo/...] Read error [127.0.0.1]:1: Connection reset by peer",
+            True,
+        ),
+        ("INTERNAL: NCCL operation ncclAllReduce failed: unhandled system error", True),
+        ("UNAVAILABLE: Task 1 heartbeat timeout", True),
+        ("DEADLINE_EXCEEDED: Barrier timed out. Id: 3", True),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes", False),
+        ("INVALID_ARGUMENT: Executable expected shape f32[2]", False),
+    ],
+)
+def test_errors_of_the_runtime_that_mean_another_process(text: str, lost: bool) -> None:
+    assert lost_peer(JaxRuntimeError(text)) is lost
+    assert not lost_peer(RuntimeError(text))  # our own, or the disk's: a network file system has connections too
+    assert lost_peer(PeerLostError("the processes did not find each other"))

@@ -27,15 +27,16 @@ from bert_jax.scale.plan_compile import Compiler, require_libtpu
 from bert_jax.scale.plan_estimate import (
     estimated_collectives,
     estimated_figures,
-    parameter_bytes,
     recomputed_flops,
     step_flops,
 )
 from bert_jax.scale.plan_report import phase_report, run_report, scaling_report
 from bert_jax.scale.plan_search import estimated_max_batch, largest_batch
 from bert_jax.scale.plan_shapes import with_batch
+from bert_jax.scale.plan_stop import stop_figures
 from bert_jax.scale.topologies import Topology, parse_topology
 from bert_jax.text.tokenizer import load_tokenizer
+from bert_jax.train.memory import parameter_bytes, resolve_accumulation, with_accumulation
 from bert_jax.train.sharding import AXES, mesh_sizes
 
 Step = Callable[[int, int], dict[str, Any]]
@@ -106,6 +107,7 @@ def plan(
         "phase": tightest["phase"],
         **{name: tightest[name] for name in _TOP},
         **_whole_run(config, overrides, phases, where, price),
+        **stop_figures(settings, phases[0]["mesh"]),
         "compile_seconds": sum(found["compile_seconds"] for found in phases),
         "phases": phases,
         "versions": versions(),
@@ -156,7 +158,8 @@ def _compilers(where: Topology, settings: Config, vocabulary: int, quick: bool) 
     """Compiles each phase in a process of its own, all of them at once as they stand in the configuration."""
     phases = settings.phases
     with ThreadPoolExecutor(min(len(phases), available_cores())) as pool, contextlib.ExitStack() as stack:
-        compilers = [stack.enter_context(Compiler(where, settings, vocabulary)) for _ in phases]
+        own = [_in_microbatches(settings, index, where) for index in range(len(phases))]
+        compilers = [stack.enter_context(Compiler(where, each, vocabulary)) for each in own]
         ahead = [
             pool.submit(compiler.compile, index, phase.batch, quick=quick)
             for index, (compiler, phase) in enumerate(zip(compilers, phases, strict=True))
@@ -174,10 +177,18 @@ def _formulas(settings: Config, where: Topology) -> Step:
     mesh = dict(zip(AXES, mesh_sizes(settings.mesh, where.devices), strict=True))
 
     def step(phase: int, batch: int) -> dict[str, Any]:
-        changed = with_batch(settings, phase, batch, {})
+        changed = with_batch(_in_microbatches(settings, phase, where), phase, batch, {})
         return estimated_figures(changed, phase, mesh, where.chip.hbm_bytes)
 
     return step
+
+
+def _in_microbatches(settings: Config, index: int, where: Topology) -> Config:
+    """The settings with the microbatches that `train.sequences_per_chip` means for a phase on so many chips."""
+    mesh = dict(zip(AXES, mesh_sizes(settings.mesh, where.devices), strict=True))
+    dtype = "bfloat16" if settings.train.dtype == "auto" else settings.train.dtype
+    choice = resolve_accumulation(settings, index, mesh, dtype, where.chip.hbm_bytes)
+    return with_accumulation(settings, choice.value)
 
 
 def _phases(settings: Config, where: Topology, step: Step, max_batch: bool) -> list[dict[str, Any]]:
@@ -190,9 +201,10 @@ def _phases(settings: Config, where: Topology, step: Step, max_batch: bool) -> l
             )
         if where.chip.kind == "tpu":
             log(f"compiling the step of phase {index} ({phase.batch:,} × {phase.length}); this takes a minute or more")
-        figures = _phase(settings, index, phase, where, step(index, phase.batch))
+        own = _in_microbatches(settings, index, where)
+        figures = _phase(own, index, phase, where, step(index, phase.batch))
         if max_batch:
-            figures["max_batch_per_chip"] = largest_batch(settings, index, figures, step)
+            figures["max_batch_per_chip"] = largest_batch(own, index, figures, step)
             figures["max_batch_source"] = "compiled" if where.chip.kind == "tpu" else "estimated"
         for line in phase_report(figures):
             log(line)

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from bert_jax.config import Config, Phase
-from bert_jax.scale.plan_estimate import activation_bytes
 from bert_jax.scale.topologies import GIB, Topology
+from bert_jax.train.memory import activation_bytes
 
 _REMAT = ("none", "dots", "full")
 

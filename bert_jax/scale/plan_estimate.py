@@ -9,23 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import AbstractMesh, NamedSharding
 
 from bert_jax.batch import row_predictions
 from bert_jax.config import Config, Phase, Train
 from bert_jax.model.attention import choose
-from bert_jax.model.bert import abstract_parameters, make_model
 from bert_jax.model.flops import training_flops
 from bert_jax.scale.hlo_collectives import Row
-from bert_jax.train.sharding import AXES, check_divisible, parameter_specs
-
-FLOAT32 = 4
-_OVERHEAD = 1.5
-"""Compiled temporaries beside what the formula counts: copies in float32, padding to tiles, more than one layer's
-intermediates alive. Fitted to compiled BERT-base and BERT-large steps; good to about a third."""
+from bert_jax.train.memory import OVERHEAD, abstract_mesh, activation_bytes, parameter_bytes
+from bert_jax.train.sharding import check_divisible
 
 
 class Sizes(NamedTuple):
@@ -35,37 +27,6 @@ class Sizes(NamedTuple):
     """Float32 masters; the moments take twice as much, the gradients once."""
     activations_per_row: float
     """What grows with the rows of one microbatch."""
-
-
-def parameter_bytes(config: Config, mesh: Mapping[str, int]) -> int:
-    """Bytes of parameters on each device of a mesh. Errors: `BertJaxError` for what an axis does not divide."""
-    abstract_mesh = _abstract(mesh)
-    heads = ("masked_lm",) if config.train.objective == "mlm" else ("masked_lm", "next_sentence")
-    params = abstract_parameters(make_model(config.model, heads=heads))
-    specs = parameter_specs(params, abstract_mesh)
-    sizes = jax.tree.map(
-        lambda leaf, spec: int(np.prod(NamedSharding(abstract_mesh, spec).shard_shape(leaf.shape))), params, specs
-    )
-    return FLOAT32 * sum(jax.tree.leaves(sizes))
-
-
-def _abstract(mesh: Mapping[str, int]) -> Any:
-    """A mesh of sizes without devices."""
-    return AbstractMesh(tuple(mesh[axis] for axis in AXES), AXES)
-
-
-def activation_bytes(config: Config, phase: Phase, remat: str, dtype: str, tensor: int = 1) -> float:
-    """Bytes of activations for one row: what all layers keep for the backward pass, one layer at work, the head."""
-    model = config.model
-    c, t, d, f = jnp.dtype(dtype).itemsize, phase.length, model.hidden_size, model.intermediate_size / tensor
-    heads, layers = model.num_attention_heads / tensor, model.num_hidden_layers
-    scores = heads * t * t * (FLOAT32 + 2 * c)  # scores in float32; shares, and shares after dropout
-    if model.attention_probs_dropout_prob == 0 and config.train.attention not in ("auto", "einsum"):
-        scores = 0.0  # an engine that keeps none of them
-    whole = t * (9 * d + 2 * f) * c + scores
-    kept = {"none": whole, "dots": t * (6 * d + f) * c, "full": t * d * c}[remat]
-    logits = phase.predictions * model.known_vocab_size / tensor * (FLOAT32 + c)
-    return _OVERHEAD * (layers * kept + (0 if remat == "none" else whole) + logits)
 
 
 def recomputed_flops(train: Train, flops: float, attention_share: float) -> float:
@@ -124,7 +85,7 @@ def estimated_figures(config: Config, index: int, mesh: Mapping[str, int], limit
 
     Errors: `BertJaxError` for whatever does not divide.
     """
-    check_divisible(config, index, _abstract(mesh))
+    check_divisible(config, index, abstract_mesh(mesh))
     phase, model = config.phases[index], config.model
     dropped = model.attention_probs_dropout_prob > 0
     dtype = "bfloat16" if config.train.dtype == "auto" else config.train.dtype
@@ -147,6 +108,6 @@ def estimated_figures(config: Config, index: int, mesh: Mapping[str, int], limit
         "program": 0,
         "collectives": [list(row) for row in estimated_collectives(config, phase, mesh, rows, dtype, parameters)],
         "bytes_accessed": None,
-        "traffic": 2.0 * (4 * parameters + activations / _OVERHEAD),
+        "traffic": 2.0 * (4 * parameters + activations / OVERHEAD),
         "compile_seconds": 0.0,
     }

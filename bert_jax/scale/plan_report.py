@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 from bert_jax.console import clock
+from bert_jax.scale.plan_stop import stop_report
 from bert_jax.scale.topologies import GIB
 
 
@@ -45,6 +46,7 @@ def run_report(result: dict[str, Any], price: float | None) -> list[str]:
     if result["days_bound"] is not None:
         cost = "" if price is None else f", {result['cost_bound']:,.0f} at {price:g} per chip-hour"
         lines.append(f"the whole run, {result['steps']:,} steps: at least {result['days_bound']:.2f} days{cost}")
+    lines.append(stop_report(result))
     if not result["fits"]:
         lines.append("it does not fit: see above what to change")
     return lines

@@ -187,9 +187,15 @@ class Checkpoints:
     # Writing
 
     def save(
-        self, step: int, state: Any, counters: Mapping[str, Any], score: float | None = None, phase: int = 0
+        self,
+        step: int,
+        state: Any,
+        counters: Mapping[str, Any],
+        score: float | None = None,
+        phase: int = 0,
+        again: bool = False,
     ) -> None:
-        """Save in the background; returns once the arrays may be changed.
+        """Save in the background; returns once the arrays may be changed. A step that is there stays, but for `again`.
 
         A save that fails is logged and counted, and leaves the older steps as they are. `score`: lower is better, among
         those of one phase.
@@ -197,6 +203,10 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self._finish()
+        if again:
+            if jax.process_index() == 0 and step in self.steps():
+                _delete(self.directory / str(step))
+            _worst(_GOOD)  # nobody looks before it is gone
         if step in self.steps():
             return
         leaves = leaves_by_path(state)

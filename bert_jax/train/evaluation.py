@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from bert_jax.errors import BertJaxError
+from bert_jax.train.signals import interrupt_if_asked
 
 Batches = Callable[[], Iterable[Mapping[str, np.ndarray]]]
 Evaluation = Callable[[Any, Any], dict[str, Any]]
@@ -46,7 +47,7 @@ def make_evaluation(
 
     The dict: `mlm_loss mlm_accuracy nsp_loss nsp_accuracy sequences tokens` and the chance baselines
     `chance_mlm_loss chance_mlm_accuracy` (as given) and `chance_nsp_accuracy` (counted from these labels).
-    Errors: `BertJaxError` when the feed is empty.
+    Errors: `BertJaxError` when the feed is empty; `Interrupted` when the training it belongs to was asked to stop.
     """
     if sequences < 1 or batch_size < 1:
         raise BertJaxError(f"evaluation of {sequences} sequences in batches of {batch_size}: expected at least 1 each")
@@ -57,6 +58,7 @@ def make_evaluation(
         sums: list[Mapping[str, jax.Array]] = []
         with opened(batches()) as feed:
             for index in range(count):
+                interrupt_if_asked()
                 batch = next(feed, None)
                 if batch is None:
                     break

@@ -11,7 +11,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -30,8 +30,9 @@ from bert_jax.train.evaluation import Evaluation, opened
 from bert_jax.train.metrics import PRETRAINING, Counters, Measures, Meter, MetricsWriter, read_metrics
 from bert_jax.train.run import Run
 from bert_jax.train.schedule import stretches
-from bert_jax.train.signals import stop_requests
+from bert_jax.train.signals import Interrupted, stop_requests
 from bert_jax.train.tracing import trace
+from bert_jax.train.watchdog import watchdog
 
 Feed = Callable[[int], Iterator[Mapping[str, np.ndarray]]]
 OnMetrics = Callable[[dict[str, Any]], None]
@@ -95,6 +96,7 @@ def train(
         if first_process:
             stack.enter_context(run.lock())
         stop = stack.enter_context(stop_requests())
+        watch = stack.enter_context(watchdog(config.log.watchdog_seconds))
         keeper = Checkpoints(run.checkpoints, config.checkpoint.keep, config.checkpoint.keep_every)
         checkpoints = stack.enter_context(keeper)
 
@@ -116,23 +118,50 @@ def train(
         advance = stack.enter_context(progress("training", total, "steps", done=step) if first_process else _silence())
         at_step = stack.enter_context(trace(run.profile, traced))
 
+        @contextmanager
+        def aside(doing: str) -> Iterator[None]:
+            with watch.longer(doing), meter.stopped_clock():
+                yield
+
         def report(line: dict[str, Any]) -> None:
             writer.write(line)
             if on_metrics is not None and first_process:
                 on_metrics(line)
 
-        text, stopping = "", step < total and stop.reached(step)
+        def evaluate() -> tuple[float | None, bool]:
+            with aside("evaluating"):
+                line, score = _evaluate(evaluations, program, state.params, step)
+            report(line)
+            log(_evaluation_text(line))
+            with aside("evaluating"):
+                return score, judge is not None and judge.evaluated(line, state.params)
+
+        def save(again: bool = False) -> None:
+            with aside("saving"):
+                phase = config.span_at(step - 1).phase
+                checkpoints.save(step, state, counters.to_dict(), score, phase, again)
+
+        text, stopping, score = "", step < total and stop.reached(), None
+        owed = counters.owes_evaluation = counters.owes_evaluation and bool(evaluations)
+        if owed and not (stopping or ended):  # a signal broke it off
+            with suppress(Interrupted):
+                score, ended = evaluate()
+                counters.owes_evaluation = False
+                if step % config.checkpoint.every == 0 or step == total or ended:
+                    save(again=True)  # with its score
+            stopping = counters.owes_evaluation
         work = stack.enter_context(closing(_work(config, programs, feed, step)))
         for program, batch, fresh in work if not (stopping or ended) else ():
             # One step: dispatched, not waited for. The first of a phase compiles, so it counts in no speed.
             at_step(step - start)
-            with meter.stopped_clock() if fresh else nullcontext():
+            with aside("the first step") if fresh else nullcontext():
                 state, metrics = program.train_step(state, program.place(batch))
                 if fresh:
                     jax.block_until_ready(metrics)
             meter.add(step, metrics, timed=not fresh)
             step += 1
-            last, stopping = step == total, stop.reached(step)
+            watch.step(step)
+            last, stopping = step == total, stop.reached()
 
             # A line of metrics; at the same time the checks that need numbers on the host.
             if step % config.log.every == 0 or step == 1 or last:
@@ -149,27 +178,25 @@ def train(
             # Evaluation on held-out examples.
             score = None
             if evaluations and (step % evaluation_interval(config) == 0 or last):
-                with meter.stopped_clock():
-                    line, score = _evaluate(evaluations, program, state.params, step)
-                report(line)
-                log(_evaluation_text(line))
-                with meter.stopped_clock():
-                    ended = judge is not None and judge.evaluated(line, state.params)
+                try:
+                    score, ended = evaluate()
+                except Interrupted:
+                    counters.owes_evaluation = stopping = True
 
             # A checkpoint, written in the background.
             if step % config.checkpoint.every == 0 or last or stopping or ended:
-                with meter.stopped_clock():
-                    checkpoints.save(step, state, counters.to_dict(), score, config.span_at(step - 1).phase)
+                save()
             if stopping or ended:
                 break
 
         # The end, or a stop: nothing is claimed before it is on disk.
         meter.fetch()
-        finished = ended or step == total
+        finished = (ended or step == total) and not counters.owes_evaluation
         if stopping and not finished:
             log(f"{stop.signal}: stopping at step {step} of {total}, saving")
-        checkpoints.wait()
-        if first_process and (start < step or not finished):
+        with watch.longer("saving"):
+            checkpoints.wait()
+        if first_process and (start < step or owed or not finished):
             run.record("finished" if finished else "stopped", step=step)
         log(f"{'finished' if finished else 'stopped'} at step {step} of {total}: {run.path}")
     if asked is not None and (stopping or (stop.signal is not None and jax.process_count() == 1)):

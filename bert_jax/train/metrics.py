@@ -70,6 +70,8 @@ class Counters:
     """The masked LM loss that the next judgement is compared with, None while there is none."""
     judge_at: int = 0
     """Not before this step, when the run was still improving at the last judgement."""
+    owes_evaluation: bool = False
+    """Whether the evaluation of this step was broken off by a signal: it is made first when the run goes on."""
     interval: dict[str, float] = field(default_factory=dict)
     """Sums over the steps since the last line."""
     interval_updates: int = 0

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
+import re
+import threading
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 from bert_jax.console import log, only_warnings
-from bert_jax.errors import BertJaxError, UsageError
+from bert_jax.errors import EXIT_PEER_LOST, BertJaxError, PeerLostError, UsageError
+from bert_jax.supervise import SUPERVISED
 
 
 class Processes(NamedTuple):
@@ -21,6 +26,16 @@ class Processes(NamedTuple):
 
 TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 _NOTEBOOKS = {"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}
+HEARTBEAT = "BERT_JAX_HEARTBEAT_SECONDS"
+"""Environment variable: a process not heard of for so long is lost, and the others end (default 60)."""
+_HEARTBEAT_SECONDS = 60
+_LEAVE_SECONDS = 5.0
+# How jax and what it exchanges arrays with say that another process is gone.
+_LOST = re.compile(
+    r"gloo|nccl|coordination|heartbeat|preempt|UNAVAILABLE|DEADLINE_EXCEEDED|connection (reset|closed|refused)"
+    r"|broken pipe|socket closed",
+    re.IGNORECASE,
+)
 FLAGS = ("--coordinator", "--processes", "--process")
 
 
@@ -87,19 +102,64 @@ def _on_a_tpu_machine(environment: Mapping[str, str]) -> bool:
     return any(glob.glob(pattern) for pattern in TPU_DEVICES)
 
 
+def heartbeat_seconds(environment: Mapping[str, str] = os.environ) -> int:
+    """Seconds after which a silent process counts as lost. Errors: `UsageError` for what is no number of them."""
+    given = environment.get(HEARTBEAT, str(_HEARTBEAT_SECONDS))
+    if not given.isdecimal() or not int(given):
+        raise UsageError(f"{HEARTBEAT}={given}: expected a whole number of seconds, at least 1")
+    return int(given)
+
+
 def start_processes(processes: Processes) -> None:
-    """Start `jax.distributed`. Errors: `BertJaxError` when the coordinator cannot be reached."""
+    """Start `jax.distributed`.
+
+    Errors: `PeerLostError` when the others did not come in time; `BertJaxError` for what cannot be.
+    """
     import jax
 
+    heartbeat = heartbeat_seconds()
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    note = os.environ.get(SUPERVISED)
+    if note and processes.process_count != 1:
+        with contextlib.suppress(OSError):  # an abort from here on means that a peer was lost
+            Path(note).touch()
     try:
-        jax.distributed.initialize(processes.coordinator, processes.process_count, processes.process_index)
+        jax.distributed.initialize(
+            processes.coordinator,
+            processes.process_count,
+            processes.process_index,
+            heartbeat_timeout_seconds=heartbeat,
+        )
     except (RuntimeError, ValueError) as error:
-        raise BertJaxError(
+        kind = PeerLostError if "DEADLINE_EXCEEDED" in str(error) else BertJaxError
+        raise kind(
             f"the processes did not find each other ({processes.coordinator or 'detected coordinator'}): {error}; "
             "give --coordinator, --processes and --process, or --processes 1 for this one alone"
         ) from error
+    if jax.process_count() == 1 and note:
+        Path(note).unlink(missing_ok=True)
     if jax.process_index():
         only_warnings()
     log(f"{jax.process_count()} processes, {jax.device_count()} devices, {jax.local_device_count()} of them here")
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an error of the runtime says that another process, rather than this one, failed."""
+    own = isinstance(error, PeerLostError)
+    return own or (type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and bool(_LOST.search(str(error))))
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with `code` after it failed, whatever the others do.
+
+    At a usual exit jax waits for all processes, for minutes when one is in the middle of a step, and then aborts: the
+    code would be lost. So the others are waited for a few seconds only, and not at all when one of them was lost.
+    """
+    import jax
+
+    if code != EXIT_PEER_LOST:
+        parting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        parting.start()
+        parting.join(_LEAVE_SECONDS)
+    os._exit(code)

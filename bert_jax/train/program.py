@@ -17,6 +17,7 @@ from bert_jax.config import Config
 from bert_jax.errors import BertJaxError
 from bert_jax.model.bert import Bert, abstract_parameters, init_parameters, make_model
 from bert_jax.train.masking import Vocabulary
+from bert_jax.train.memory import accumulated
 from bert_jax.train.optimizer import path_name
 from bert_jax.train.sharding import BATCH, REPLICATED, check_divisible, make_layout, parameter_shardings, rows_per_split
 from bert_jax.train.state import Choice, State, init_state, resolve, resolve_attention
@@ -35,7 +36,8 @@ class Program:
     config: Config
     phase_index: int
     choices: dict[str, Choice]
-    """What was resolved from the machine (dtype, scan_layers, vocab_multiple, attention), and why: for the log."""
+    """What was resolved from the machine (dtype, scan_layers, vocab_multiple, attention; accumulation where there is
+    any), and why: for the log."""
     state_shardings: State
     compiled_init: Any
     """The jitted drawing of a state from a key."""
@@ -105,7 +107,9 @@ def make_program(config: Config, phase_index: int, mesh: jax.sharding.Mesh, voca
     `config.model.vocab_size` unset means the vocabulary's. Errors: `BertJaxError` for whatever does not divide, and
     for a vocabulary of another size than the model's.
     """
+    own = config.train
     config = dataclasses.replace(config, model=config.model.with_vocab_size(vocabulary.size))
+    config, accumulation = accumulated(config, phase_index, mesh)
     check_divisible(config, phase_index, mesh)
     phase, train = config.phases[phase_index], config.train
     if phase.length > config.model.max_position_embeddings:
@@ -120,6 +124,8 @@ def make_program(config: Config, phase_index: int, mesh: jax.sharding.Mesh, voca
         )
     choices = resolve(train, mesh)
     choices["attention"] = resolve_attention(train.attention, config.model, phase.length, mesh)
+    if accumulation.value > 1 or own.sequences_per_chip is not None:
+        choices["accumulation"] = accumulation
     model = make_model(
         config.model,
         heads=("masked_lm",) if train.objective == "mlm" else ("masked_lm", "next_sentence"),

@@ -1,4 +1,4 @@
-"""Stopping when asked to: a signal sets a flag that the loop reads once per step."""
+"""Stopping when asked to: a signal sets a flag that the loop reads once per step, and an evaluation once per batch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 
 import jax
@@ -17,21 +18,37 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: str | None = None
+        self._asked = 0
 
-    def reached(self, step: int) -> bool:
-        """Whether to stop before step `step`; with several processes all of them agree on the step.
+    def reached(self) -> bool:
+        """Whether to stop now; several processes ask the same number of times, and agree on the time.
 
         One process reads its own flag. Several use the coordination service of `jax.distributed`, which passes a
-        SIGTERM of any process on to all and names the step, without a collective per step.
+        SIGTERM of any process on to all and names the time, without a collective each time.
         """
+        self._asked += 1
         if jax.process_count() == 1:
             return self.signal is not None
         from jax.experimental import multihost_utils
 
-        if multihost_utils.reached_preemption_sync_point(step):
+        if multihost_utils.reached_preemption_sync_point(self._asked):
             self.signal = self.signal or "SIGTERM"
             return True
         return False
+
+
+class Interrupted(Exception):
+    """Asked to stop in the middle of what can be done again."""
+
+
+_current: ContextVar[StopRequest | None] = ContextVar("stop_request", default=None)
+
+
+def interrupt_if_asked() -> None:
+    """Raise `Interrupted` when the training that this is a part of was asked to stop; elsewhere nothing."""
+    stop = _current.get()
+    if stop is not None and stop.reached():
+        raise Interrupted
 
 
 @contextmanager
@@ -41,9 +58,19 @@ def stop_requests() -> Iterator[StopRequest]:
     A second interrupt is not waited for: it raises `KeyboardInterrupt` at once.
     """
     stop = StopRequest()
+    before = _current.set(stop)
+    try:
+        with _caught(stop):
+            yield stop
+    finally:
+        _current.reset(before)
+
+
+@contextmanager
+def _caught(stop: StopRequest) -> Iterator[None]:
     several = jax.process_count() > 1
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield
         return
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -58,7 +85,7 @@ def stop_requests() -> Iterator[StopRequest]:
     caught = (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, on_signal) for number in caught}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
