@@ -69,6 +69,7 @@ def train(
     measures: Measures = PRETRAINING,
     judge: Judge | None = None,
     asked: list[str] | None = None,
+    constants: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train `run` to the end of its configuration, from its newest good checkpoint or from the beginning.
 
@@ -81,6 +82,7 @@ def train(
     * `flops(sums)`: training FLOPs of the sums `sequences real_tokens real_tokens_squared tokens mlm_count`;
       `peak_flops`: per second, of all devices. Without either `mfu` is null.
     * `measures`: what the steps measure, see metrics.py; `judge`: is shown every evaluation and may end the run.
+    * `constants`: what every line of training metrics says besides.
     * `asked`: is given the signal that asked to stop, which may be at the last step, where nothing is left to stop.
 
     Returns `step total_steps stopped`, the last metrics and the last evaluation. Errors: `BertJaxError` for a run
@@ -138,7 +140,7 @@ def train(
             if step % config.log.every == 0 or step == 1 or last:
                 checkpoints.poll()
                 counters.save_failures = failures_before + checkpoints.failures
-                line = meter.line(step)
+                line = meter.line(step) | dict(constants or {})
                 report(line)
                 _stop_if_nonfinite(meter, config, run, checkpoints, state)
                 if isinstance(config, Config):

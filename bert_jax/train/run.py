@@ -42,7 +42,8 @@ _PACKAGES = ("bert-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 class Run:
     """One run directory, opened. `fingerprints` name the tokenizer and the data; `numerics` what was resolved.
 
-    `facts`: of a fine-tuned run, what its model is besides (see `bert_jax.finetuning`), in JSON values.
+    `facts`: of a fine-tuned run, what its model is besides (see `bert_jax.finetuning`); of a pre-training run, the
+    damaged records that it began without (`set_aside`, see `data.records_index`); in JSON values.
     """
 
     path: Path
@@ -238,6 +239,8 @@ def create_run(
         _place_tokenizer(run.tokenizer, tokenizer, "give another --run")
         run.write()
         run.record("created", initialized_from=initialized_from, versions=versions())
+        if "set_aside" in run.facts:
+            run.record("set_aside", records=run.facts["set_aside"])
         if calibrated_minutes is not None:
             run.record("calibrated", minutes=calibrated_minutes, steps=config.total_steps)
     return run
