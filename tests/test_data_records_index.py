@@ -157,9 +157,7 @@ def test_up_to_so_many_in_all_files(official: bytes, tmp_path: Path) -> None:
         (2, "part-2", 5),
         (2, "part-2", 7),
     ]
-    with pytest.raises(
-        BertJaxError, match=r"part-2 is damaged: record 5 .* with 1 in the files before it more than data.max"
-    ):
+    with pytest.raises(BertJaxError, match=r"part-2 is damaged: .* with 1 in the files before it more than"):
         open_indices(paths, tmp_path / "index", 2)
     with pytest.raises(BertJaxError, match=r"part-1 is damaged: record 5 at byte \d+ does not match its checksum; "):
         open_indices(paths, tmp_path / "index")
