@@ -172,7 +172,7 @@ def train(
             log(f"{stop.signal}: stopping at step {step} of {total}, saving")
         checkpoints.wait()
         if first_process and (start < step or not finished):
-            run.record("finished" if finished else "stopped", step=step)
+            run.note("finished" if finished else "stopped", step=step)
         log(f"{'finished' if finished else 'stopped'} at step {step} of {total}: {run.path}")
     if asked is not None and (stopping or (stop.signal is not None and jax.process_count() == 1)):
         asked.append(str(stop.signal))
@@ -185,7 +185,7 @@ def train(
 def _announce(run: Run, config: AnyConfig, step: int, ended: bool, chance: Mapping[str, float | None] | None) -> None:
     total = config.total_steps
     if jax.process_index() == 0:
-        run.record("started", step=step)
+        run.note("started", step=step)
     if ended or step >= total:
         log(f"{run.path} stands at step {step} of {total}: nothing is left to train")
         return

@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -136,12 +137,21 @@ class Run:
         )
 
     def record(self, event: str, **details: Any) -> None:
-        """Add one line to `history.jsonl`; the first process only."""
+        """Add one line to `history.jsonl`; the first process only. Errors: `BertJaxError` when it cannot be written."""
         if not _is_first_process():
             return
         line = files.to_json({"time": now(), "event": event, **details})
-        with files.clear_errors("write", self.history), open(self.history, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with files.clear_errors("write", self.history), open(self.history, "a+b") as file:
+            if file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                line = f"\n{line}"  # a full disk left half a line there
+            file.write(f"{line}\n".encode())
+
+    def note(self, event: str, **details: Any) -> None:
+        """`record`, but what cannot be written is only warned of: of what the training need not stop for."""
+        try:
+            self.record(event, **details)
+        except BertJaxError as error:
+            warn(f"{error}; training goes on, the line {event!r} is missing there")
 
 
 def _is_first_process() -> bool:
