@@ -6,11 +6,12 @@ what they hold is tested with a limit on the size of files in the tests of each 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from test_train_loop import _end, whole  # noqa: F401 - a fixture
 from tiny_training import run_tiny, tiny_config
 
 from bert_jax import cli
-from bert_jax.config import Log
+from bert_jax.config import Checkpoint, Log
 from bert_jax.data.plan import load_plan
 from bert_jax.data.store import load_store
 from bert_jax.errors import BertJaxError
-from bert_jax.train.checkpoint import restore_params
+from bert_jax.train.checkpoint import Checkpoints, restore_params
 from bert_jax.train.metrics import read_metrics
 
 CONFIG = tiny_config(log=Log(every=4, tensorboard=True))
@@ -82,6 +83,14 @@ def at_steps(actions: dict[int, Callable[[], Any]]) -> Callable[[dict[str, Any]]
     return on_metrics
 
 
+def wait_for_save(run: Path, step: int) -> None:
+    """Until a save that is under way in the background is whole."""
+    begun = time.monotonic()
+    while not (run / "checkpoints" / str(step)).is_dir():
+        assert time.monotonic() - begun < 60
+        time.sleep(0.01)
+
+
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -102,16 +111,17 @@ def test_a_full_disk_costs_saves_and_lines_but_not_the_training(
     seen: list[Any] = []
 
     def look() -> None:
+        wait_for_save(run, 5)
         seen.append(restore_params(run)[1])  # checked by its digests
         disk.fill()
 
     # Steps 5, 10, … are saved. At 8 the disk is full: 5 is there; 10 and 15 fail; from 20 on there is room.
-    found = run_tiny(run, CONFIG, on_metrics=at_steps({4: lambda: None, 8: look, 12: look, 16: look, 20: disk.free}))
+    found = run_tiny(run, CONFIG, on_metrics=at_steps({8: look, 12: look, 16: look, 20: disk.free}))
     assert found["step"] == 24 and not found["stopped"]
     failed = [line for line in caplog.messages if "cannot save checkpoint" in line]
-    assert found["save_failures"] == len(failed) in (2, 3)
+    assert found["save_failures"] == len(failed) == 2
     assert all("No space left on device" in line and "training goes on" in line for line in failed)
-    assert seen[-1] == max(seen) in (5, 10)
+    assert seen == [5, 5, 5]
     assert names(run / "checkpoints") == ["20", "24"]
     assert no_part_of_a_file(run)
     assert _end(run) == _end(whole)
@@ -146,7 +156,7 @@ def test_metrics_history_and_events_on_a_full_disk_lose_lines_only(
     disk: SmallDisk, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Full to the last byte within a page, so that lines are cut in the middle."""
-    run = disk.path / "run"
+    run, config = disk.path / "run", dataclasses.replace(CONFIG, checkpoint=Checkpoint(every=100))
 
     def full_at_once() -> None:
         disk.fill()
@@ -160,59 +170,39 @@ def test_metrics_history_and_events_on_a_full_disk_lose_lines_only(
                     pass
 
     actions = {8: full_at_once, 12: disk.fill, 16: disk.fill, 20: disk.free}
-    assert run_tiny(run, CONFIG, on_metrics=at_steps(actions))["step"] == 24
+    assert run_tiny(run, config, on_metrics=at_steps(actions))["step"] == 24
     assert sum("cannot write" in line and "lines are missing there" in line for line in caplog.messages) == 1
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line] == [1, 4, 8, 24]
     last = (run / "history.jsonl").read_text().splitlines()[-1]
     assert json.loads(last)["event"] == "finished"  # on a line of its own
     before = len(read_metrics(run / "metrics.jsonl"))
-    run_tiny(run, CONFIG)
+    run_tiny(run, config)
     assert len(read_metrics(run / "metrics.jsonl")) == before
     assert all(json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())  # the halves are gone
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("lost", ["checkpoints", "."])
-def test_a_folder_that_vanishes_during_a_save_and_comes_back(
+def test_a_folder_that_vanishes_during_a_save(
     tmp_path: Path,
-    lost: str,
     whole: Path,  # noqa: F811
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As a network drive does; without the run's own folder nothing is written in its place."""
-    run = tmp_path / "run"
-    folder, away = (run / lost).resolve(), tmp_path / "away"
-    there: list[bool] = []
-
-    def vanish() -> None:
-        folder.rename(away)
-
-    def come_back() -> None:
-        there.append(folder.exists())
-        shutil.rmtree(folder, ignore_errors=True)
-        away.rename(folder)
-
-    import bert_jax.train.checkpoint as module
-
-    save, begun = module.Checkpoints.save, []
+    run, save, begun = tmp_path / "run", Checkpoints.save, []
 
     def save_and_vanish(self: Any, step: int, *arguments: Any) -> None:
         save(self, step, *arguments)
         begun.append(step)
         if step == 10:
-            vanish()
+            (run / "checkpoints").rename(tmp_path / "away")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.Checkpoints, "save", save_and_vanish)
-        actions = {16: come_back} if lost == "." else {}
-        found = run_tiny(run, CONFIG, on_metrics=at_steps(actions))
+    monkeypatch.setattr(Checkpoints, "save", save_and_vanish)
+    found = run_tiny(run, CONFIG)
     assert begun == [5, 10, 15, 20, 24] and found["step"] == 24
     failed = [line for line in caplog.messages if "cannot save checkpoint" in line]
-    assert found["save_failures"] == len(failed)
-    assert names(run / "checkpoints")[-2:] == ["20", "24"]
-    assert no_part_of_a_file(run)
+    assert found["save_failures"] == len(failed) >= 1
+    assert names(run / "checkpoints") == ["20", "24"] and no_part_of_a_file(run)
     assert _end(run) == _end(whole)
-    assert there == ([False] if lost == "." else [])
     assert restore_params(run)[1] == 24
 
 
@@ -228,12 +218,13 @@ def test_a_folder_that_may_not_be_written_to(
             os.chown(folder, 65534, 65534)
             os.seteuid(65534)
         try:
-            actions = {8: lambda: (run / "checkpoints").chmod(0o500), 16: lambda: (run / "checkpoints").chmod(0o700)}
+            actions = {8: lambda: wait_for_save(run, 5) or (run / "checkpoints").chmod(0o500)}
+            actions[16] = lambda: (run / "checkpoints").chmod(0o700)
             found = run_tiny(run, CONFIG, on_metrics=at_steps(actions))
         finally:
             if root:
                 os.seteuid(0)
-        assert found["step"] == 24 and 1 <= found["save_failures"] <= 2
+        assert found["step"] == 24 and found["save_failures"] == 2
         assert any("cannot save checkpoint 10: Permission denied" in line for line in caplog.messages)
         assert names(run / "checkpoints") == ["20", "24"] and no_part_of_a_file(run)
         assert _end(run) == _end(whole)

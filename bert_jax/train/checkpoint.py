@@ -268,6 +268,7 @@ class Checkpoints:
         if self.told:
             log(f"saved checkpoint {step}")
         self._drop_old()
+        self._remove_left_overs()  # of a save that failed, its last writes may have come after they were removed
 
     def _failed(self, step: int, error: Exception, told: bool = True) -> None:
         self.failures += 1
