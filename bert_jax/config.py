@@ -60,6 +60,8 @@ class Data:
     """Token stores, each PATH or PATH=WEIGHT for a mixture. Made by `bert-jax prepare`."""
     records: tuple[str, ...] = free(())
     """Files or globs written by google-research/bert's create_pretraining_data.py, instead of a store."""
+    max_bad_records: int = identity(0, least=0)
+    """Most damaged records of `records` that are set aside when the run begins, and for good; 0: damage stops it."""
     sources: tuple[str, ...] = identity(())
     """SOURCEs from which vocabulary and store are made before training (one process only)."""
     tokenizer: str | None = free(None)

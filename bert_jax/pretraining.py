@@ -16,7 +16,7 @@ from bert_jax.arguments import require_at_least
 from bert_jax.config import Config, Train
 from bert_jax.config import Mesh as MeshConfig
 from bert_jax.config_files import check_values, load_config, override
-from bert_jax.console import log, progress
+from bert_jax.console import log, progress, warn
 from bert_jax.data.drivers import batches
 from bert_jax.data.from_sources import leaving_no_empty_cache
 from bert_jax.data.pretraining import PretrainingData, chance_of, held_out_feed, open_pretraining_data
@@ -65,7 +65,9 @@ def pretrain(
     start = load_model(init) if init is not None else None
     with leaving_no_empty_cache(path, config.data.cache):
         config = _as_begun(config, overrides, existing, start, path)
-        data = open_pretraining_data(config, path, local=jax.process_count() == 1, known_store=known)
+        fixed = existing.facts.get("set_aside", []) if existing is not None else None
+        local = jax.process_count() == 1
+        data = open_pretraining_data(config, path, local=local, known_store=known, fixed_records=fixed)
         config = dataclasses.replace(config, model=config.model.with_vocab_size(data.tokenizer.vocab_size))
         mesh = make_mesh(config.mesh)
         _check_start(start, config, data.tokenizer)
@@ -80,6 +82,7 @@ def pretrain(
         initial = materials.starting_parameters(start) if start is not None else None
         materials.check(initial)
         run = _open(path, config, data, mesh, init, change, minutes)
+    bad_records = _tell_set_aside(data.set_aside, config.data.max_bad_records)
     for name, choice in materials.programs(0).choices.items():
         log(f"{name}: {choice.value} ({choice.reason})")
     for index, phase in enumerate(config.phases[1:], start=1):
@@ -98,7 +101,21 @@ def pretrain(
         chance=dataclasses.replace(data, config=config).chance(),
         flops=functools.partial(training_flops, config.model),
         peak_flops=peak_flops(mesh.devices.flat[0].device_kind, mesh.devices.size),
+        constants={"bad_records": bad_records} if data.records else {},
     )
+
+
+def _tell_set_aside(places: Sequence[Mapping[str, Any]], most: int) -> int:
+    """Warn of the damaged records that are not trained on; how many they are, at most."""
+    count = sum(place["most"] for place in places)
+    if places:
+        first = [f"{place['name']}: record {place['record']} at byte {place['byte']}" for place in places[:5]]
+        more = f" and {len(places) - 5} more" if len(places) > 5 else ""
+        warn(
+            f"{count} damaged records are set aside and not trained on ({', '.join(first)}{more}); the run's "
+            f"data.max_bad_records is {most}, and its run.json keeps which they are"
+        )
+    return count
 
 
 def _initial_model(existing: Run | None, init: str | None) -> str | None:
@@ -174,6 +191,7 @@ def _open(
             numerics,
             initialized_from=init,
             calibrated_minutes=minutes,
+            facts={"set_aside": data.set_aside} if data.set_aside else None,
         )
 
     return on_first_process(path, make)

@@ -12,7 +12,8 @@ import pytest
 
 from bert_jax import batch as schemas
 from bert_jax.data.drivers import batches, tensorflow_on_cpu
-from bert_jax.data.records import RecordsFeed, make_records_feed, open_index
+from bert_jax.data.records import RecordsFeed, make_records_feed
+from bert_jax.data.records_index import open_index
 from bert_jax.errors import BertJaxError
 
 COUNTS = (60, 489)  # see the config.json beside each file

@@ -14,6 +14,7 @@ import pytest
 from bert_jax.data.shard import ShardWriter
 from bert_jax.data.store import Store, load_store, verify_once, write_store
 from bert_jax.errors import BertJaxError
+from bert_jax.files import sha256
 
 
 class Tokenizer:
@@ -221,20 +222,51 @@ def test_an_altered_byte_is_found_by_verify_only(store: Store) -> None:
         load_store(store.path).verify("train")
 
 
-def test_a_store_is_read_once_and_again_when_a_file_changed(store: Store, tmp_path: Path) -> None:
+def test_a_store_is_read_once_and_again_when_a_file_changed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr("bert_jax.data.store.sha256", lambda path: read.append(path) or sha256(path))
     verify_once(store, tmp_path)
+    files = len(read)
+    verify_once(load_store(store.path), tmp_path)
+    assert len(read) == files  # by size and times the same files: not read again
     path = store.path / "shards" / "00000" / "eval.tokens.npy"
     before = path.stat()
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    verify_once(store, tmp_path)  # by size and time the same file: not read again
-    with pytest.raises(BertJaxError, match="was altered"):
-        verify_once(store, tmp_path, "eval")  # noted by itself
-    os.utime(path)
-    with pytest.raises(BertJaxError, match="was altered"):
-        verify_once(store, tmp_path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # its old date hides nothing
+    for split in ("eval", None):
+        with pytest.raises(BertJaxError, match="00000/eval.tokens.npy was altered"):
+            verify_once(load_store(store.path), tmp_path, split)
+    verify_once(load_store(store.path), tmp_path, "train")
+
+
+@pytest.mark.parametrize("alike", [False, True], ids=["of other sizes", "of the same sizes"])
+def test_swapped_shards_are_named(tmp_path: Path, alike: bool) -> None:
+    documents = [[np.arange(9 if alike or index % 2 else 5) + index] for index in range(20)]
+    store = write_store(tmp_path / "store", documents, Tokenizer(), shards=2)
+    verify_once(store, tmp_path)
+    one, other = (store.path / "shards" / f"0000{shard}" / "train.tokens.npy" for shard in (0, 1))
+    os.utime(other, ns=(one.stat().st_atime_ns, one.stat().st_mtime_ns))
+    one.rename(tmp_path / "kept")
+    other.rename(one)
+    (tmp_path / "kept").rename(other)
+    message = r"00000/train\.tokens\.npy " + ("was altered: its checksum" if alike else "is of another store: ")
+    with pytest.raises(BertJaxError, match=message):
+        verify_once(load_store(store.path), tmp_path)
+
+
+def test_the_manifest_of_another_store_of_the_same_sizes_is_refused(tmp_path: Path) -> None:
+    stores = [
+        write_store(tmp_path / f"{first}", [[np.arange(9) + first + index] for index in range(20)], Tokenizer())
+        for first in (0, 1)
+    ]
+    verify_once(stores[0], tmp_path)
+    shutil.copy(stores[1].path / "manifest.json", stores[0].path)
+    with pytest.raises(BertJaxError, match=r"0/shards/00000/train\.tokens\.npy was altered: its checksum"):
+        verify_once(load_store(stores[0].path), tmp_path)
 
 
 def test_a_note_that_cannot_be_written_or_read_is_none(store: Store, tmp_path: Path) -> None:

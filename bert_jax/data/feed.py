@@ -105,7 +105,11 @@ class Feed:
     # --- rows → examples ---
 
     def spans(self, epochs: Ints, rows: Ints) -> Spans:
-        """What stands in the plan for each (epoch, row): split-wide token numbers and labels."""
+        """What stands in the plan for each (epoch, row): split-wide token numbers and labels.
+
+        Asked once for every chunk, packed or not, so here the store's files are looked after (see `watch`).
+        """
+        self._documents.look()
         variants = epochs % self.variants
         found = np.empty((len(rows), ROW_FIELDS), np.int32)
         for variant in np.unique(variants).tolist():

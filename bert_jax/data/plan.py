@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bert_jax.console import log
 from bert_jax.data import pairs
-from bert_jax.data.pairs import Documents, Walk
+from bert_jax.data.pairs import Walk
 from bert_jax.data.rows_file import RowsFile, Sums
 from bert_jax.data.spans import ROW_FIELDS
 from bert_jax.files import digest
@@ -78,8 +78,13 @@ class PlanKey:
         return self.file.rows_path
 
     def make_rows(self) -> Iterator[NDArray[np.int32]]:
-        """The rows anew, in pieces of bounded size, nothing written."""
-        return pairs.make_rows(_documents(self), self.walk, self.seed, self.variant)
+        """The rows anew, in pieces of bounded size, nothing written.
+
+        Errors: `BertJaxError` at the end when the store's files were altered meanwhile: no such rows are kept.
+        """
+        documents = self.store.split(self.split)
+        yield from pairs.make_rows(documents, self.walk, self.seed, self.variant)
+        documents.look_at_all()
 
 
 def load_plan(
@@ -108,17 +113,19 @@ def open_plan(key: PlanKey) -> Plan:
 
 def row_count(key: PlanKey) -> int:
     """How many rows the plan has, without making its rows if they are not there."""
-    return key.file.count(lambda: pairs.count_rows(_documents(key), key.walk, key.seed, key.variant))
+
+    def count() -> int:
+        documents = key.store.split(key.split)
+        rows = pairs.count_rows(documents, key.walk, key.seed, key.variant)
+        documents.look_at_all()
+        return rows
+
+    return key.file.count(count)
 
 
 def is_made(key: PlanKey) -> bool:
     """Whether the plan's files are there (their contents are checked when opened)."""
     return key.file.is_made()
-
-
-def _documents(key: PlanKey) -> Documents:
-    documents: Documents = key.store.split(key.split)
-    return documents
 
 
 def _make(key: PlanKey, sums: Sums) -> Iterator[NDArray[np.int32]]:

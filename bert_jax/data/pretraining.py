@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,13 @@ class PretrainingData:
     evaluation_stores: dict[str, Store]
     """By name; the training store itself under the empty name, when it holds documents out."""
     plans: Path
+    fixed_records: tuple[dict[str, Any], ...] | None = None
+    """Of a run that goes on: the damaged records that it began without."""
+
+    @property
+    def set_aside(self) -> list[dict[str, Any]]:
+        """The damaged records that are not trained on (see `RecordsFeed.set_aside`)."""
+        return self._records_feed(0).set_aside if self.records else []
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -57,7 +64,14 @@ class PretrainingData:
         return found
 
     def _records_feed(self, seed: int) -> RecordsFeed:
-        return make_records_feed(self.records, seed=seed, index_dir=self.plans, vocab_size=self.tokenizer.vocab_size)
+        return make_records_feed(
+            self.records,
+            seed=seed,
+            index_dir=self.plans,
+            vocab_size=self.tokenizer.vocab_size,
+            max_bad_records=self.config.data.max_bad_records,
+            fixed=self.fixed_records,
+        )
 
     def check_feeds(self) -> None:
         """Open what the first phase reads, and records, or rows with so many places, for every phase.
@@ -141,10 +155,17 @@ def packing_of(phase: Phase, masked_share: float) -> Packing:
     return Packing(phase.packing, phase.row_predictions, counts)
 
 
-def open_pretraining_data(config: Config, run: Path, local: bool, known_store: str | None = None) -> PretrainingData:
+def open_pretraining_data(
+    config: Config,
+    run: Path,
+    local: bool,
+    known_store: str | None = None,
+    fixed_records: Sequence[dict[str, Any]] | None = None,
+) -> PretrainingData:
     """Open (and, from `data.sources`, first make) what `config` reads; `local`: one process and a local run.
 
     `known_store`: the fingerprint of the store that a run began with; one made from sources is not made again.
+    `fixed_records`: the damaged records that a run began without.
     Every file that is trained on, and the held-out files of stores that are only evaluated, are read once and their
     checksums compared. Errors: `BertJaxError` when nothing or too much is named, stores do not fit each other, a mask
     needs word starts that a store does not have, or a file was altered.
@@ -173,6 +194,8 @@ def open_pretraining_data(config: Config, run: Path, local: bool, known_store: s
     _check_stores(config, stores, tokenizer)
     if data.records:
         _check_records(config)
+    elif data.max_bad_records:
+        raise BertJaxError("data.max_bad_records is for data.records: a token store is whole or refused; leave it out")
     records = tuple(path for pattern in data.records for path in sorted(glob.glob(pattern)) or [pattern])
     evaluated = _evaluation_stores(config, stores, tokenizer)
     for store in stores:
@@ -180,7 +203,8 @@ def open_pretraining_data(config: Config, run: Path, local: bool, known_store: s
     for store in evaluated.values():
         if store not in stores:
             verify_once(store, cache / "plans", EVALUATED_SPLIT)
-    return PretrainingData(config, tokenizer, stores, weights, records, evaluated, cache / "plans")
+    fixed = None if fixed_records is None else tuple(fixed_records)
+    return PretrainingData(config, tokenizer, stores, weights, records, evaluated, cache / "plans", fixed)
 
 
 def _made_before(data: Data, cache: Path, fingerprint: str | None) -> Path | None:

@@ -1,58 +1,25 @@
 """google's TFRecords, as google-research/bert's `create_pretraining_data.py` writes them: masked examples.
 
-A TFRecord file is a row of records: length (uint64), its checksum (uint32), the bytes, their checksum (uint32), all
-little-endian; a checksum is CRC-32C, rotated right by 15 and with 0xa282ead8 added. At first use TensorFlow's reader
-passes over each file once and checks it; what stays is an index of offsets and checksums. From then on any record can
-be read by number, so these records get what a token store has: every one once per epoch in a keyed permutation, each
-batch a pure function of its positions, and no price for resuming.
+At first use each file is gone over once and checked; what stays is an index of offsets and checksums (see
+`records_index`). From then on any record can be read by number, so these records get what a token store has: every one
+once per epoch in a keyed permutation, each batch a pure function of its positions, and no price for resuming.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import struct
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bert_jax.batch import MASKED, check
 from bert_jax.data.drivers import tensorflow_on_cpu
 from bert_jax.data.mixture import Batch, Ints
 from bert_jax.data.permutation import EpochOrder
+from bert_jax.data.records_index import RecordIndex, fingerprint_of, open_indices, set_aside
 from bert_jax.errors import BertJaxError
-from bert_jax.files import atomic_writer, clear_errors, digest, lock
-
-_VERSION = 1
-_HEADER_BYTES, _FOOTER_BYTES = 12, 4
-_GZIP = b"\x1f\x8b"
-
-
-@dataclass(frozen=True)
-class RecordIndex:
-    """Where the records of one file lie: int64 (R,) offset and size of each one's bytes, uint32 (R,) CRC-32 of them."""
-
-    path: Path
-    offsets: Ints
-    sizes: Ints
-    checksums: NDArray[np.uint32]
-
-    def read(self, file: Any, number: int) -> bytes:
-        """The bytes of record `number`. Errors: `BertJaxError` when they are not what was indexed."""
-        offset, size = int(self.offsets[number]), int(self.sizes[number])
-        with clear_errors("read", self.path):
-            data = os.pread(file.fileno(), size, offset)
-        if len(data) != size or zlib.crc32(data) != int(self.checksums[number]):
-            raise BertJaxError(
-                f"{self.path} changed while in use: record {number} at byte {offset - _HEADER_BYTES} is not the one "
-                "indexed; restore the file and start again"
-            )
-        return bytes(data)
 
 
 class RecordsFeed:
@@ -72,9 +39,7 @@ class RecordsFeed:
         sizes = {name: len(value.values) for name, value in features.items()}
         missing = sorted(name for name, size in sizes.items() if not size)
         if missing:
-            raise BertJaxError(
-                f"{indices[0].path}: record 0 has no {missing[0]}: expected records of create_pretraining_data.py"
-            )
+            raise BertJaxError(f"{self._name(0)} has no {missing[0]}: expected records of create_pretraining_data.py")
         self.length, self.predictions = sizes["input_ids"], sizes["masked_lm_positions"]
         self._features = self._feature_types(sizes)
         self._parse(self._read_all(first), first)
@@ -82,11 +47,12 @@ class RecordsFeed:
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 over the records' sizes and checksums in order, wherever the files lie."""
-        state = hashlib.sha256()
-        for index in self._indices:
-            state.update(np.ascontiguousarray(index.sizes).tobytes())
-            state.update(np.ascontiguousarray(index.checksums).tobytes())
-        return state.hexdigest()
+        return fingerprint_of(self._indices)
+
+    @property
+    def set_aside(self) -> list[dict[str, Any]]:
+        """The damaged records that are not trained on, see `records_index.set_aside`."""
+        return set_aside(self._indices)
 
     def rows_per_epoch(self, epoch: int) -> int:
         """How many records there are."""
@@ -142,6 +108,11 @@ class RecordsFeed:
         files = np.searchsorted(self._stops, rows, side="right")
         return files.tolist(), (rows - np.concatenate([[0], self._stops])[files]).tolist()
 
+    def _name(self, row: int) -> str:
+        """A record in words."""
+        (file,), (number,) = self._where(np.array([row]))
+        return f"{self._indices[file].path}: record {self._indices[file].name(number)}"
+
     def _read_all(self, rows: Ints) -> list[bytes]:
         places = zip(*self._where(rows), strict=True)
         return [self._indices[file].read(self._files[file], number) for file, number in places]
@@ -175,9 +146,8 @@ class RecordsFeed:
             ids = batch[name]
             outside = np.flatnonzero(((ids < 0) | (ids >= self._vocab_size)).any(axis=1))
             if len(outside):
-                (file,), (number,) = self._where(rows[outside[:1]])
                 raise BertJaxError(
-                    f"{self._indices[file].path}: record {number} has {name} up to {ids[outside[0]].max()}, the "
+                    f"{self._name(rows[outside[0]])} has {name} up to {ids[outside[0]].max()}, the "
                     f"tokenizer has {self._vocab_size} entries: name the vocabulary the records were made with"
                 )
 
@@ -185,10 +155,9 @@ class RecordsFeed:
         try:
             self._tf.io.parse_example([data], self._features)
         except self._tf.errors.InvalidArgumentError:
-            (file,), (number,) = self._where(np.array([row]))
             sizes = f"length {self.length} and {self.predictions} predictions, as the first record"
             raise BertJaxError(
-                f"{self._indices[file].path}: record {number} is not an example of {sizes}: write all files with the "
+                f"{self._name(row)} is not an example of {sizes}: write all files with the "
                 "same create_pretraining_data.py settings"
             ) from cause
 
@@ -199,64 +168,18 @@ def make_records_feed(
     seed: int,
     index_dir: str | os.PathLike[str],
     vocab_size: int | None = None,
+    max_bad_records: int = 0,
+    fixed: Sequence[Mapping[str, Any]] | None = None,
 ) -> RecordsFeed:
     """A feed over TFRecord files written by `create_pretraining_data.py`; needs TensorFlow.
 
-    Indices are kept in `index_dir`. Errors: `BertJaxError` for a file that is missing, compressed or damaged (naming
-    file, record and byte); while reading, for ids that a vocabulary of `vocab_size` entries does not have.
+    Indices are kept in `index_dir`. Up to `max_bad_records` damaged records are set aside; or, of a run that goes on,
+    just those that it began without (`fixed`, see `RecordsFeed.set_aside`). Errors: `BertJaxError` for a file that is
+    missing, compressed or more damaged (naming file, record and byte); while reading, for ids that a vocabulary of
+    `vocab_size` entries does not have.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not given:
         raise BertJaxError("no TFRecord files were given: expected at least one")
-    return RecordsFeed([open_index(Path(path), Path(index_dir)) for path in given], seed, vocab_size)
-
-
-def open_index(path: Path, index_dir: Path) -> RecordIndex:
-    """The index of a file: read from `index_dir`, or made there when the file is new or was changed since."""
-    with clear_errors("read", path):
-        state = path.stat()
-    name = f"records-{digest([_VERSION, str(path.resolve()), state.st_size, state.st_mtime_ns])[:32]}.npy"
-    cached = index_dir / name
-    with lock(cached.with_suffix(".lock")):
-        table = _read_table(cached)
-        if table is None:
-            table = _make_table(path)
-            with atomic_writer(cached) as file:
-                file.write(struct.pack("<I", zlib.crc32(table.tobytes())))
-                np.save(file, table)
-    if not len(table):
-        raise BertJaxError(f"{path} holds no records: write it anew")
-    return RecordIndex(path, table[:, 0], table[:, 1], table[:, 2].astype(np.uint32))
-
-
-def _read_table(path: Path) -> NDArray[np.int64] | None:
-    """A stored index, or None when it is not there or damaged."""
-    if not path.is_file():
-        return None
-    try:
-        with open(path, "rb") as file:
-            (checksum,) = struct.unpack("<I", file.read(4))
-            table: NDArray[np.int64] = np.load(file)
-    except (OSError, ValueError, EOFError, struct.error):
-        return None
-    return table if zlib.crc32(table.tobytes()) == checksum else None
-
-
-def _make_table(path: Path) -> NDArray[np.int64]:
-    """Offset, size and CRC-32 of each record, int64 (R, 3), while TensorFlow's reader checks the file's own CRC-32C."""
-    with clear_errors("read", path), open(path, "rb") as file:
-        if file.read(2) == _GZIP:
-            raise BertJaxError(f"{path} is compressed: unpack it first (gunzip), records are read by offset")
-    tf = tensorflow_on_cpu()
-    rows: list[tuple[int, int, int]] = []
-    offset = 0
-    try:
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            rows.append((offset + _HEADER_BYTES, len(record), zlib.crc32(record)))
-            offset += _HEADER_BYTES + len(record) + _FOOTER_BYTES
-    except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
-        raise BertJaxError(
-            f"{path} is damaged: record {len(rows)} at byte {offset} does not match its checksum or is cut off; "
-            "restore the file or write it anew"
-        ) from error
-    return np.array(rows, np.int64).reshape(-1, 3)
+    indices = open_indices([Path(path) for path in given], Path(index_dir), max_bad_records, fixed)
+    return RecordsFeed(indices, seed, vocab_size)

@@ -14,6 +14,7 @@ No sentence and no document is empty, and neither crosses a shard.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -98,9 +99,13 @@ class _SplitWriter:
     """The four streams of one split, with a bounded buffer of documents before them."""
 
     def __init__(self, directory: Path, split: str, vocab_size: int):
-        self._streams = {
-            array: NpyStream(directory / f"{split}.{array}.npy", array_dtype(array, vocab_size)) for array in ARRAYS
-        }
+        self._streams: dict[str, NpyStream] = {}
+        try:
+            for array in ARRAYS:
+                self._streams[array] = NpyStream(directory / f"{split}.{array}.npy", array_dtype(array, vocab_size))
+        except BaseException:
+            self.close()
+            raise
         self.counts = dict.fromkeys(COUNTS, 0)
         self._ids: list[np.ndarray] = []
         self._starts: list[np.ndarray] = []
@@ -143,8 +148,10 @@ class _SplitWriter:
             stream.finish()
 
     def close(self) -> None:
-        for stream in self._streams.values():
-            stream.close()
+        """All of them, also where a full disk fails one."""
+        with contextlib.ExitStack() as stack:
+            for stream in self._streams.values():
+                stack.callback(stream.close)
 
 
 class ShardWriter:
@@ -166,8 +173,9 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        for split in self._splits.values():
-            split.close()
+        with contextlib.ExitStack() as stack:
+            for split in self._splits.values():
+                stack.callback(split.close)
 
     def add(
         self,

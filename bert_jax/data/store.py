@@ -37,109 +37,24 @@ import numpy as np
 
 from bert_jax.console import log
 from bert_jax.data.manifest import REMEDY, StoreTokenizer, check_manifest, file_entries, make_manifest
-from bert_jax.data.memory import map_files
-from bert_jax.data.shard import COUNTS, HEADER_BYTES, SPLITS, ShardWriter, array_dtype, array_size, hashes_of, is_eval
+from bert_jax.data.shard import SPLITS, ShardWriter, hashes_of, is_eval
+from bert_jax.data.split import ShardSplit, Split
+from bert_jax.data.watch import Identity, identity_of
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors, digest, make_directory, read_json, sha256, write_json
+
+__all__ = ["ShardSplit", "Split", "Store", "load_store", "partial_path", "verify_once", "write_store"]
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 _WORTH_A_LINE = 1 << 30  # bytes that take a while to read
 
 
-class ShardSplit:
-    """One split of one shard; the arrays are memory-mapped at first use (see `shard.py` for what they hold)."""
-
-    def __init__(self, split: Split, index: int):
-        self._split, self._index = split, index
-        record = split.store.manifest["shards"][index]
-        self.name: str = record["name"]
-        self.documents, self.sentences, self.tokens_count = (int(record[split.name][count]) for count in COUNTS)
-
-    def _array(self, array: str) -> np.ndarray:
-        memory, bases = self._split.map(array)
-        counts = dict(zip(COUNTS, (self.documents, self.sentences, self.tokens_count), strict=True))
-        base = int(bases[self._index])
-        return memory[base : base + array_size(array, counts)]
-
-    @property
-    def tokens(self) -> np.ndarray:
-        """uint16 or uint32 (tokens,): ids."""
-        return self._array("tokens")
-
-    @property
-    def sentence_ends(self) -> np.ndarray:
-        """int64 (sentences,): how many tokens of this shard end with each sentence."""
-        return self._array("sentence_ends")
-
-    @property
-    def document_ends(self) -> np.ndarray:
-        """int64 (documents,): how many sentences of this shard end with each document."""
-        return self._array("document_ends")
-
-    @property
-    def word_starts(self) -> np.ndarray:
-        """uint8 (ceil(tokens / 8),): bits, least significant first."""
-        return self._array("word_starts")
-
-
-class Split:
-    """`train` or `eval` of a store: counts, per-shard arrays, and flat views for gathers over all shards."""
-
-    def __init__(self, store: Store, name: str):
-        self.store, self.name = store, name
-        records = store.manifest["shards"]
-        counts = {count: np.array([record[name][count] for record in records], np.int64) for count in COUNTS}
-        self.document_offsets, self.sentence_offsets, self.token_offsets = (
-            np.concatenate([[0], np.cumsum(counts[count])]).astype(np.int64) for count in COUNTS
-        )
-        self.documents, self.sentences, self.tokens = (int(counts[count].sum()) for count in COUNTS)
-        self._maps: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self.shards = [ShardSplit(self, index) for index in range(len(records))]
-
-    def map(self, array: str) -> tuple[np.ndarray, np.ndarray]:
-        """One array over all shards, mapped at first use: flat memory, and where each shard's element 0 lies in it."""
-        if array not in self._maps:
-            self._maps[array] = self._map(array)
-        return self._maps[array]
-
-    def _map(self, array: str) -> tuple[np.ndarray, np.ndarray]:
-        files = []
-        for record in self.store.manifest["shards"]:
-            name = f"shards/{record['name']}/{self.name}.{array}.npy"
-            files.append((self.store.path / name, int(record["files"][f"{self.name}.{array}.npy"]["bytes"])))
-        return map_files(files, array_dtype(array, self.store.vocab_size), HEADER_BYTES)
-
-    @property
-    def token_memory(self) -> np.ndarray:
-        """uint16 or uint32, one-dimensional: all shards' tokens, at `token_addresses`."""
-        return self.map("tokens")[0]
-
-    @property
-    def word_start_memory(self) -> np.ndarray:
-        """uint8, one-dimensional: all shards' word-start bits, at `word_start_addresses`."""
-        return self.map("word_starts")[0]
-
-    def token_addresses(self, tokens: np.ndarray) -> np.ndarray:
-        """int64: index into `token_memory` of split-wide token numbers (any shape)."""
-        return self._addresses(tokens, self.map("tokens")[1])
-
-    def word_start_addresses(self, tokens: np.ndarray) -> np.ndarray:
-        """int64: bit number in `word_start_memory` of split-wide token numbers (any shape)."""
-        return self._addresses(tokens, self.map("word_starts")[1] * 8)
-
-    def _addresses(self, tokens: np.ndarray, bases: np.ndarray) -> np.ndarray:
-        shift = bases - self.token_offsets[:-1]
-        if len(shift) == 1:
-            return tokens + shift[0]
-        return tokens + shift[np.searchsorted(self.token_offsets[1:], tokens, side="right")]
-
-
 class Store:
     """A token store on disk; see the module's description. Make one with `load_store`."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any]):
-        self.path, self.manifest = path, manifest
+    def __init__(self, path: Path, manifest: dict[str, Any], seen: dict[str, Identity]):
+        self.path, self.manifest, self.seen = path, manifest, seen
         self._splits = {name: Split(self, name) for name in SPLITS}
 
     @property
@@ -208,21 +123,27 @@ def load_store(path: str | Path) -> Store:
         raise BertJaxError(f"{root} is not a token store: it has no manifest.json{partial}; make one with prepare")
     manifest = read_json(root / "manifest.json")
     check_manifest(root / "manifest.json", manifest)
+    seen: dict[str, Identity] = {}
     for name, entry in file_entries(manifest).items():
         file = root / name
         if not file.is_file():
             raise BertJaxError(f"{file} is missing; {REMEDY}")
-        found = file.stat().st_size
+        with clear_errors("read", file):
+            seen[name] = identity_of(file.stat())
+        found = seen[name].size
         if found != entry["bytes"]:
             state = "truncated" if found < entry["bytes"] else "of another store"
             raise BertJaxError(f"{file} is {state}: {found:,} bytes, expected {entry['bytes']:,}; {REMEDY}")
-    return Store(root, manifest)
+    return Store(root, manifest, seen)
 
 
 def verify_once(store: Store, cache: Path, split: str | None = None) -> None:
-    """`store.verify(split)`, unless the very files (by size and time) were found whole before; noted under `cache`."""
-    files = {name: (store.path / name).stat() for name in file_entries(store.manifest, split)}
-    state = digest([store.fingerprint, {name: [found.st_size, found.st_mtime_ns] for name, found in files.items()}])
+    """`store.verify(split)`, unless the very files (by size and times) were found whole before; noted under `cache`.
+
+    The time of the last change counts too, which nobody can set: a file altered under its old date is read again.
+    """
+    files = {name: store.seen[name][1:] for name in file_entries(store.manifest, split)}
+    state = digest([store.fingerprint, files])
     note = cache / f"verified-{digest([str(store.path.resolve()), split])[:16]}.json"
     with contextlib.suppress(BertJaxError):  # a note that cannot be read is none
         if read_json(note) == {"state": state}:

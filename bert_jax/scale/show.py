@@ -10,7 +10,7 @@ import dataclasses
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -199,7 +199,7 @@ def shown_run(path: Path, step: int, store: str | None = None) -> Shown:
             raise BertJaxError(f"the store of {path}, {spec}, is not there: say with --store where it lies now")
     if store is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=(store,), sources=()))
-    shown = shown_step(config, path, step, run.fingerprints.get("store"))
+    shown = shown_step(config, path, step, run.fingerprints.get("store"), run.facts.get("set_aside", []))
     for name, fingerprint in shown.fingerprints.items():
         expected = run.fingerprints.get(name)
         if expected != fingerprint:
@@ -210,10 +210,16 @@ def shown_run(path: Path, step: int, store: str | None = None) -> Shown:
     return shown
 
 
-def shown_step(config: Config, folder: Path, step: int, known_store: str | None = None) -> Shown:
+def shown_step(
+    config: Config,
+    folder: Path,
+    step: int,
+    known_store: str | None = None,
+    fixed_records: Sequence[dict[str, Any]] | None = None,
+) -> Shown:
     """What `config` trains on at `step`; `folder` is where a run of it would keep its data."""
     if step >= config.total_steps:
         raise BertJaxError(f"step {step} is not one of this run's: it has steps 0 to {config.total_steps - 1}")
     phase_index = config.span_at(step).phase
-    data = open_pretraining_data(config, folder, local=True, known_store=known_store)
+    data = open_pretraining_data(config, folder, local=True, known_store=known_store, fixed_records=fixed_records)
     return Shown(config, phase_index, data.train_feed(phase_index), data.tokenizer, data.fingerprints)

@@ -197,8 +197,9 @@ class Checkpoints:
     ) -> None:
         """Save in the background; returns once the arrays may be changed. A step that is there stays, but for `again`.
 
-        A save that fails is logged and counted, and leaves the older steps as they are. `score`: lower is better, among
-        those of one phase.
+        A save that fails is logged and counted, and leaves the older steps as they are. A folder that vanished is made
+        anew where the run's own is still there (what was mounted comes back at its place). `score`: lower is better,
+        among those of one phase.
         """
         import orbax.checkpoint as ocp
 
@@ -207,11 +208,12 @@ class Checkpoints:
             if jax.process_index() == 0 and step in self.steps():
                 _delete(self.directory / str(step))
             _worst(_GOOD)  # nobody looks before it is gone
-        if step in self.steps():
-            return
         leaves = leaves_by_path(state)
         record = make_record(step, leaves, counters, files.finite(score), phase)
         try:
+            self.directory.mkdir(exist_ok=True)
+            if step in self.steps():
+                return
             self._open_manager().save(
                 step,
                 args=ocp.args.Composite(
@@ -234,7 +236,7 @@ class Checkpoints:
         with _told_if_slow(f"waiting for checkpoint {self._saving} to be written to {self.directory}"):
             self._finish(last=True)
         if self.last_failure:
-            raise BertJaxError(f"{self.last_failure}; the checkpoints before it are intact")
+            raise BertJaxError(f"{self.last_failure}; the checkpoints before it are {self._state_of_older()}")
 
     def close(self) -> None:
         """Finish the background work; a failure is logged, not raised."""
@@ -276,20 +278,28 @@ class Checkpoints:
         if self.told:
             log(f"saved checkpoint {step}")
         self._drop_old()
+        self._remove_left_overs()  # of a save that failed, its last writes may have come after they were removed
 
     def _failed(self, step: int, error: Exception, told: bool = True) -> None:
         self.failures += 1
         self.last_failure = f"cannot save checkpoint {step}: {reason(error)} ({self.directory})"
         if told:
-            warn(f"{self.last_failure}; training goes on, the older checkpoints are intact")
+            warn(f"{self.last_failure}; training goes on, the older checkpoints are {self._state_of_older()}")
         self._close_manager()  # it does not recover from a failed commit
         self._remove_left_overs()
         gc.collect()  # the other arrays' failures, which nobody asked for, are dropped now rather than later
 
+    def _state_of_older(self) -> str:
+        return "intact" if self.directory.is_dir() else "gone with their folder"
+
     def _drop_old(self) -> None:
         if jax.process_index() != 0:
             return
-        directories = step_directories(self.directory)
+        try:
+            directories = step_directories(self.directory)
+        except BertJaxError as error:  # it is done after the next save
+            warn(f"cannot look for old checkpoints: {error}")
+            return
         steps = list(directories)
         kept = set(steps[-self.keep :] if self.keep else steps)
         if self.keep_every:
@@ -300,7 +310,9 @@ class Checkpoints:
                 _delete(directories[step])
 
     def _remove_left_overs(self) -> None:
-        if jax.process_index() == 0:
+        if jax.process_index() != 0:
+            return
+        with contextlib.suppress(FileNotFoundError):  # the folder may have vanished, and with it what was left over
             for path in self.directory.iterdir():
                 if _LEFT_OVER.fullmatch(path.name):
                     shutil.rmtree(path, ignore_errors=True)

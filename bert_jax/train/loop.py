@@ -70,6 +70,7 @@ def train(
     measures: Measures = PRETRAINING,
     judge: Judge | None = None,
     asked: list[str] | None = None,
+    constants: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train `run` to the end of its configuration, from its newest good checkpoint or from the beginning.
 
@@ -82,6 +83,7 @@ def train(
     * `flops(sums)`: training FLOPs of the sums `sequences real_tokens real_tokens_squared tokens mlm_count`;
       `peak_flops`: per second, of all devices. Without either `mfu` is null.
     * `measures`: what the steps measure, see metrics.py; `judge`: is shown every evaluation and may end the run.
+    * `constants`: what every line of training metrics says besides.
     * `asked`: is given the signal that asked to stop, which may be at the last step, where nothing is left to stop.
 
     Returns `step total_steps stopped`, the last metrics and the last evaluation. Errors: `BertJaxError` for a run
@@ -167,7 +169,7 @@ def train(
             if step % config.log.every == 0 or step == 1 or last:
                 checkpoints.poll()
                 counters.save_failures = failures_before + checkpoints.failures
-                line = meter.line(step)
+                line = meter.line(step) | dict(constants or {})
                 report(line)
                 _stop_if_nonfinite(meter, config, run, checkpoints, state)
                 if isinstance(config, Config):
@@ -197,7 +199,7 @@ def train(
         with watch.longer("saving"):
             checkpoints.wait()
         if first_process and (start < step or owed or not finished):
-            run.record("finished" if finished else "stopped", step=step)
+            run.note("finished" if finished else "stopped", step=step)
         log(f"{'finished' if finished else 'stopped'} at step {step} of {total}: {run.path}")
     if asked is not None and (stopping or (stop.signal is not None and jax.process_count() == 1)):
         asked.append(str(stop.signal))
@@ -210,7 +212,7 @@ def train(
 def _announce(run: Run, config: AnyConfig, step: int, ended: bool, chance: Mapping[str, float | None] | None) -> None:
     total = config.total_steps
     if jax.process_index() == 0:
-        run.record("started", step=step)
+        run.note("started", step=step)
     if ended or step >= total:
         log(f"{run.path} stands at step {step} of {total}: nothing is left to train")
         return

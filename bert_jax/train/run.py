@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -42,7 +43,8 @@ _PACKAGES = ("bert-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 class Run:
     """One run directory, opened. `fingerprints` name the tokenizer and the data; `numerics` what was resolved.
 
-    `facts`: of a fine-tuned run, what its model is besides (see `bert_jax.finetuning`), in JSON values.
+    `facts`: of a fine-tuned run, what its model is besides (see `bert_jax.finetuning`); of a pre-training run, the
+    damaged records that it began without (`set_aside`, see `data.records_index`); in JSON values.
     """
 
     path: Path
@@ -135,12 +137,21 @@ class Run:
         )
 
     def record(self, event: str, **details: Any) -> None:
-        """Add one line to `history.jsonl`; the first process only."""
+        """Add one line to `history.jsonl`; the first process only. Errors: `BertJaxError` when it cannot be written."""
         if not _is_first_process():
             return
         line = files.to_json({"time": now(), "event": event, **details})
-        with files.clear_errors("write", self.history), open(self.history, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with files.clear_errors("write", self.history), open(self.history, "a+b") as file:
+            if file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                line = f"\n{line}"  # a full disk left half a line there
+            file.write(f"{line}\n".encode())
+
+    def note(self, event: str, **details: Any) -> None:
+        """`record`, but what cannot be written is only warned of: of what the training need not stop for."""
+        try:
+            self.record(event, **details)
+        except BertJaxError as error:
+            warn(f"{error}; training goes on, the line {event!r} is missing there")
 
 
 def _is_first_process() -> bool:
@@ -238,6 +249,8 @@ def create_run(
         _place_tokenizer(run.tokenizer, tokenizer, "give another --run")
         run.write()
         run.record("created", initialized_from=initialized_from, versions=versions())
+        if "set_aside" in run.facts:
+            run.record("set_aside", records=run.facts["set_aside"])
         if calibrated_minutes is not None:
             run.record("calibrated", minutes=calibrated_minutes, steps=config.total_steps)
     return run
