@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, BertJaxError):
-        return text
+        return console.shown(text)
     if isinstance(error, OSError):
         return f"{error.strerror or text}: {error.filename}" if error.filename else text
     return f"{type(error).__name__}: {text[:500]} (give --debug for the traceback)"

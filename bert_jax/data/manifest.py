@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from bert_jax.data.shard import ARRAYS, COUNTS, HEADER_BYTES, SPLITS, array_dtype, array_size
 from bert_jax.errors import BertJaxError
-from bert_jax.files import digest, sha256
+from bert_jax.files import digest, is_inside, sha256
 
 FORMAT = "bert_jax token store"
 VERSION = 1
@@ -97,7 +97,7 @@ def check_manifest(path: Path, manifest: Any) -> None:
         for record in manifest["shards"]:
             names += [record["name"], *record["files"]]
         for name in names:
-            if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            if not is_inside(name):
                 raise BertJaxError(f"{path} names the file {name!r}: expected names inside the store")
         whole = content_fingerprint(manifest) == manifest["fingerprint"]
     except BertJaxError:

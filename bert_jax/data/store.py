@@ -210,9 +210,10 @@ def load_store(path: str | Path) -> Store:
     check_manifest(root / "manifest.json", manifest)
     for name, entry in file_entries(manifest).items():
         file = root / name
-        if not file.is_file():
-            raise BertJaxError(f"{file} is missing; {REMEDY}")
-        found = file.stat().st_size
+        with clear_errors("read", file):
+            if not file.is_file():
+                raise BertJaxError(f"{file} is missing; {REMEDY}")
+            found = file.stat().st_size
         if found != entry["bytes"]:
             state = "truncated" if found < entry["bytes"] else "of another store"
             raise BertJaxError(f"{file} is {state}: {found:,} bytes, expected {entry['bytes']:,}; {REMEDY}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -230,7 +229,7 @@ class MetricsWriter:
         if not self.active:
             return
         try:
-            with open(self._path, "a", encoding="utf-8") as file:
+            with files.appending(self._path) as file:
                 file.write(("" if self._whole_line else "\n") + files.to_json(line) + "\n")
             self._whole_line = True
             if self._events is not None:
@@ -263,8 +262,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     lines = []
     for line in text.splitlines():
-        with suppress(json.JSONDecodeError):
-            value = json.loads(line)
+        with suppress(ValueError):
+            value = files.parse_json(line)
             if isinstance(value, dict) and isinstance(value.get("step"), int):
                 lines.append(value)
     return lines

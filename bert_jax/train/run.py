@@ -20,6 +20,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ from bert_jax.finetune_config import AnyConfig, FinetuneConfig
 
 RUN_FORMAT = 1
 RUN_FILE = "run.json"
+STEP = re.compile(r"0|[1-9][0-9]{0,17}")
+"""What a step's directory is called: as `str(step)` has it, and no number that no training reaches."""
 _KINDS: dict[str, type[Config] | type[FinetuneConfig]] = {"pretraining": Config, "finetuning": FinetuneConfig}
 _PACKAGES = ("bert-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -95,8 +98,7 @@ class Run:
     @property
     def newest_step(self) -> int:
         """The newest saved step, 0 when there is none."""
-        steps = [int(path.name) for path in self.checkpoints.glob("*") if path.name.isdecimal()]
-        return max(steps, default=0)
+        return max((int(path.name) for path in self.checkpoints.glob("*") if STEP.fullmatch(path.name)), default=0)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -139,7 +141,7 @@ class Run:
         if not _is_first_process():
             return
         line = files.to_json({"time": now(), "event": event, **details})
-        with files.clear_errors("write", self.history), open(self.history, "a", encoding="utf-8") as file:
+        with files.clear_errors("write", self.history), files.appending(self.history) as file:
             file.write(line + "\n")
 
 
@@ -301,7 +303,9 @@ def open_run(path: str | Path) -> Run:
             created=values["created"],
             facts=dict(values.get("facts", {})),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except BertJaxError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BertJaxError(
             f"{folder / RUN_FILE} is not as it was written ({error!r}): restore it from a copy"
         ) from error

@@ -83,16 +83,13 @@ def prepare(name: str, whole: Path, place: Path, seed: int) -> str:
 
 
 def outcome(feed: Any, place: Path) -> dict[str, str]:
-    """`value`, `error` (one of ours, in one line), or what else came, with its traceback."""
+    """`value`, `error` (one of ours), or what else came, with its traceback."""
     from bert_jax.errors import BertJaxError
 
     try:
         feed(place / "input")
     except BertJaxError as error:
-        text = str(error)
-        if "\n" in text.strip() or len(text) > 3000:
-            return {"outcome": "unclear message", "detail": text[:3000]}
-        return {"outcome": "error", "detail": text[:300]}
+        return {"outcome": "error", "detail": str(error)[:300]}
     except BaseException as error:
         steps = [step for step in traceback.extract_tb(error.__traceback__) if "/bert_jax/" in step.filename]
         where = f"{steps[-1].filename.rsplit('/bert_jax/')[-1]}:{steps[-1].lineno}" if steps else "?"
@@ -115,7 +112,10 @@ class Child:
         folder.mkdir(parents=True)
         environment = {
             **os.environ,
-            **{"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", "TMPDIR": str(folder), "PYTHONWARNINGS": "ignore"},
+            "JAX_PLATFORMS": "cpu",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "TMPDIR": str(folder),
+            "PYTHONWARNINGS": "ignore",
         }
         self.log = open(folder / "stderr", "wb")  # noqa: SIM115 - closed with the child
         self.process = subprocess.Popen(

@@ -18,7 +18,15 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 
 TEXTS = (
     *("", " ", "the cat sat on the mat .", "Ångström e\u0301 ﬁ İ ΑΣ Σ", "\0\x1f\ufffd a\x0bb", "[MASK] [CLS]##ing ##"),
-    *("\ud800x\udfff", "北京 是 中国的首都", "🙂👩‍👩‍👧 \u200d\u2028\u0085", "a" * 300, "9,9 ``x'' 1,5,", "\u0327\u0301\u0300a", "가힣ㄱ"),
+    *(
+        "\ud800x\udfff",
+        "北京 是 中国的首都",
+        "🙂👩‍👩‍👧 \u200d\u2028\u0085",
+        "a" * 300,
+        "9,9 ``x'' 1,5,",
+        "\u0327\u0301\u0300a",
+        "가힣ㄱ",
+    ),
 )
 
 Build = Callable[[Path, Path], None]
@@ -166,7 +174,7 @@ def _build_sentence_piece(folder: Path, data: Path) -> None:
 _TOKENIZERS: dict[str, Any] = {}
 
 
-def _task(name: str, file: str, origin: str | bytes, size: int = 20_000, **settings: Any) -> Target:
+def _task(name: str, file: str, origin: str | bytes, size: int = 6_000, **settings: Any) -> Target:
     """A file of examples, read as `finetune` reads it and turned into rows."""
 
     def build(folder: Path, data: Path) -> None:
@@ -182,15 +190,17 @@ def _task(name: str, file: str, origin: str | bytes, size: int = 20_000, **setti
         from bert_jax.tasks.table import FORMS, find_task
 
         task = find_task(name)
-        tokenizer = _TOKENIZERS.setdefault("small", small_tokenizer())
+        if "small" not in _TOKENIZERS:  # with pieces that relations are marked by
+            _TOKENIZERS["small"] = small_tokenizer().with_lines([*small_tokenizer().lines, "$", "#"])
+        tokenizer = _TOKENIZERS["small"]
         stopped = None
         for on_error in ("skip", "stop"):
-            data = TaskData(train=(str(folder / file),), dev_share=0.3, on_error=on_error, **settings)  # type: ignore[arg-type]
+            data = TaskData(train=(str(folder / file),), dev=(str(folder / file),), on_error=on_error, **settings)  # type: ignore[arg-type]
             try:
                 splits = read_splits(task, data)
                 train = [item for item in splits["train"].examples if FORMS[task.head].labelled(item)]
                 labels = FORMS[task.head].labels_of(train) if task.labels is None else task.labels
-                form = FORMS[task.head](tokenizer, labels, TaskOptions(name=name, length=32, doc_stride=8))
+                form = FORMS[task.head](tokenizer, labels, TaskOptions(name=name, length=96, doc_stride=32))
                 for part in ("train", "dev"):
                     encode_all(splits[part], form, data, labelled=True)
                 form.check(splits["train"].examples, splits["dev"].examples)
@@ -221,7 +231,8 @@ def _squad_target(name: str, origin: str) -> Target:
 
 
 _SWAG = "video-id,fold-ind,startphrase,sent1,sent2,gold-source,ending0,ending1,ending2,ending3,label\n" + "".join(
-    f'v{at},{at},A dog. It,A dog.,It,gold,runs {at}.,"sits, then sleeps",barks,"says ""no""",{at % 4}\n' for at in range(40)
+    f'v{at},{at},A dog. It,A dog.,It,gold,runs {at}.,"sits, then sleeps",barks,"says ""no""",{at % 4}\n'
+    for at in range(40)
 )
 _SETS = "".join(json.dumps({"text": f"the cat {at}", "labels": ["a", "b"][: at % 3]}) + "\n" for at in range(40))
 _PAIRS = "".join(json.dumps({"a": f"the cat {at}", "b": f"a dog {at}", "score": at / 40}) + "\n" for at in range(40))
@@ -231,11 +242,13 @@ _TAGGED = "".join(
 )
 _COMMAS = "id,sentence,label\n" + "".join(f'{at},"the cat, {at}",{"yes" if at % 2 else "no"}\n' for at in range(40))
 _OFFSETS = "".join(
-    json.dumps({"text": f"the cat sat {at}", "first": [0, 3], "second": [4, 7], "label": "of" if at % 2 else "in"}) + "\n"
+    json.dumps({"text": f"the cat sat {at}", "first": [0, 3], "second": [4, 7], "label": "of" if at % 2 else "in"})
+    + "\n"
     for at in range(40)
 )
 _SEMEVAL = "".join(
-    f'{at}\t"The <e1>cat</e1> has {at} <e2>paws</e2>."\nComponent-Whole(e2,e1)\nComment: none\n\n' for at in range(1, 40)
+    f'{at}\t"The <e1>cat</e1> has {at} <e2>paws</e2>."\nComponent-Whole(e2,e1)\nComment: none\n\n'
+    for at in range(1, 40)
 )
 
 
@@ -414,7 +427,12 @@ def _build_finetuned(folder: Path, data: Path) -> None:
     )
     facts = {
         "model": model.to_dict(),
-        "task": {"name": "classification", "form": "classification", "labels": ["cat", "dog"], "options": {"length": 16}},
+        "task": {
+            "name": "classification",
+            "form": "classification",
+            "labels": ["cat", "dog"],
+            "options": {"name": "classification", "length": 16},
+        },
         "head": {"name": "classification", "classes": 2, "pooler": True},
         "members": ["seed-0"],
         "groups": [["seed-0"]],
@@ -434,7 +452,13 @@ def _feed_finetuned(folder: Path) -> int:
 
 
 def _build_inputs(folder: Path, data: Path) -> None:
-    values = ["the cat", ["a", "b"], {"text": "x", "label": "y"}, {"a": "b", "b": "c"}, {"question": "q", "context": "c"}]
+    values = [
+        "the cat",
+        ["a", "b"],
+        {"text": "x", "label": "y"},
+        {"a": "b", "b": "c"},
+        {"question": "q", "context": "c"},
+    ]
     (folder / "inputs.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values * 5))
 
 

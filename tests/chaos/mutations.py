@@ -1,4 +1,4 @@
-"""Ways to damage a file: bits, lengths, lines, numbers, encodings, and the structure of JSON; all drawn from one seed."""
+"""Ways to damage a file: bits, lengths, lines, numbers, encodings, the structure of JSON; all drawn from one seed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,35 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-NUMBERS = ("-1", "0", "--5", "1e999", "-1e999", "NaN", "9" * 30, "9" * 5000, "2147483648", "0.5", "²", "٣", "0x10", "1_0")
+NUMBERS = (
+    "-1",
+    "0",
+    "--5",
+    "1e999",
+    "-1e999",
+    "NaN",
+    "9" * 30,
+    "9" * 5000,
+    "2147483648",
+    "0.5",
+    "²",
+    "٣",
+    "0x10",
+    "1_0",
+)
 TEXTS = (
     *("", " ", "\0", "../../outside", "/etc/hostname", "a" * 5000, "\ud800", "\u2028", "\ufeff", "{}", "[MASK]"),
-    *("</script><img src=x onerror=alert(1)>", "&#" + "9" * 5000 + ";", "🙂", "e\u0301" * 50, "-", "--1", "O", "B-", "'"),
+    *(
+        "</script><img src=x onerror=alert(1)>",
+        "&#" + "9" * 5000 + ";",
+        "🙂",
+        "e\u0301" * 50,
+        "-",
+        "--1",
+        "O",
+        "B-",
+        "'",
+    ),
 )
 VALUES: tuple[Any, ...] = (
     *(None, True, False, -1, 0, 1, 2**31, 2**63, 2**64, 10**12, 10**40, 10**4000, 0.5, -1.5, 1e308),
@@ -60,8 +85,33 @@ def insert(data: bytes, rng: random.Random) -> bytes:
     what = rng.choice(
         (
             *(b"\0", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\r", b"\n\n", b'"', b"\t", b",", b"\x1a", b"\xef\xbb\xbf"),
-            *("\u2028".encode(), "\u0085".encode(), b"\\ud800", b"\\", b"[" * DEEP, b'{"a":' * DEEP, b"<e1>", b"</doc>"),
-            *(b"&#" + b"9" * 5000 + b";", b"x" * 100_000, b"\xf4\x90\x80\x80", rng.randbytes(rng.choice((1, 16, 500)))),
+            *(
+                "\u2028".encode(),
+                "\u0085".encode(),
+                b"\\ud800",
+                b"\\",
+                b"[" * DEEP,
+                b'{"a":' * DEEP,
+                b"<e1>",
+                b"</doc>",
+            ),
+            *(
+                b"&#" + b"9" * 5000 + b";",
+                b"x" * 100_000,
+                b"\xf4\x90\x80\x80",
+                b" " * 100_000,
+                b"9" * 100_000 + b"a",
+                b"." * 100_000,
+                *(
+                    b"<br " * 20_000,
+                    b"&amp" * 20_000,
+                    "\u0301".encode() * 50_000,
+                    b"' " * 50_000,
+                    "\u3002".encode() * 30_000,
+                ),
+                *(b"a.b" * 30_000, b'"' * 100_001),
+                rng.randbytes(rng.choice((1, 16, 500))),
+            ),
         )
     )
     first = rng.choice((0, rng.randrange(len(data) + 1), len(data)))
