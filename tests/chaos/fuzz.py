@@ -3,14 +3,15 @@
     python tests/chaos/fuzz.py --seconds 60 [--seed N] [--only squad,conll,models] [--keep DIR] [--list]
 
 Real files (`BERT_JAX_TEST_DATA`) and ones this package writes are damaged (`mutations.py`) and fed to their readers
-(`fuzz_targets.py`) in a child process per target, with a limit on memory above what the undamaged case takes, and on
-the time of each case. One JSON object ends stdout: per target cases, values, errors of ours and everything else, each
-with the folder that reproduces it (`--again FOLDER`). Exit 0 when there is nothing else.
+(`fuzz_targets.py`) in a child process, with a limit on the memory that a case may add and on the time it may take. One
+JSON object ends stdout: per target cases, values, errors of ours and everything else, each with the folder that
+reproduces it (`--again FOLDER`). Exit 0 when there is nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,36 +31,46 @@ from fuzz_targets import TARGETS, damageable, data_folder
 from mutations import mutate
 
 MEMORY_BYTES = 1 << 30
-"""More than the undamaged case took, and it is a huge allocation."""
+"""More than this for one case of some kilobytes is a huge allocation."""
 CASE_SECONDS = 30.0
 START_SECONDS = 180.0
-_SHOWN = 20  # reproducing cases kept per target, one of each kind
 
 
-# --- the child: one target, case after case ---------------------------------------------------------------------------
+# --- the child: case after case ---------------------------------------------------------------------------------------
 
 
-def work(name: str, folder: Path) -> None:
-    """Read seeds from stdin, damage, feed, answer one line of JSON each. The first line is for the undamaged case."""
+def work(folder: Path) -> None:
+    """Read lines of a target and a seed from stdin, damage, feed, and answer each with one line of JSON.
+
+    Without a seed it is the undamaged case, which has to come first and has no limit.
+    """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    target, whole = TARGETS[name], folder / "whole"
-    whole.mkdir(parents=True)
-    target.build(whole, data_folder())
-    place = folder / "case"
-    shutil.copytree(whole, place / "input")
-    answers.write(json.dumps(outcome(target.feed, place)) + "\n")
-    limit_memory()
     for line in sys.stdin:
-        done = prepare(name, whole, place, int(line))
-        answers.write(json.dumps({**outcome(target.feed, place), "damage": done}) + "\n")
+        name, _, seed = line.strip().partition(" ")
+        target, whole, place = TARGETS[name], folder / name / "whole", folder / name / "case"
+        if seed:
+            done = prepare(name, whole, place, int(seed))
+            with limited_memory():
+                answer = {**outcome(target.feed, place), "damage": done}
+        else:
+            whole.mkdir(parents=True)
+            target.build(whole, data_folder())
+            shutil.copytree(whole, place / "input")
+            answer = outcome(target.feed, place)
+        answers.write(json.dumps(answer) + "\n")
 
 
-def limit_memory() -> None:
-    """From here on an allocation beyond what this process has by now, and MEMORY_BYTES more, fails."""
+@contextlib.contextmanager
+def limited_memory() -> Iterator[None]:
+    """An allocation beyond what this process has by now, and MEMORY_BYTES more, fails."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY_BYTES, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def prepare(name: str, whole: Path, place: Path, seed: int) -> str:
@@ -104,36 +116,39 @@ def outcome(feed: Any, place: Path) -> dict[str, str]:
 
 
 class Child:
-    """A process that feeds one target; its own temporary files lie in `folder`."""
+    """A process that feeds targets; all that it writes lies in `folder`."""
 
-    def __init__(self, name: str, folder: Path):
+    def __init__(self, folder: Path):
         self.folder = folder
+        self.ready: set[str] = set()
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        (folder / "tmp").mkdir(parents=True)
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "TF_CPP_MIN_LOG_LEVEL": "3",
-            "TMPDIR": str(folder),
+            "TMPDIR": str(folder / "tmp"),
             "PYTHONWARNINGS": "ignore",
         }
         self.log = open(folder / "stderr", "wb")  # noqa: SIM115 - closed with the child
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--work", name, str(folder)],
+            [sys.executable, __file__, "--work", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
             env=environment,
         )
 
-    def answer(self, seconds: float) -> dict[str, str]:
-        """Its next answer; without one in time, or ever, what became of it."""
-        assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        line = self.process.stdout.readline() if ready else b""
+    def ask(self, name: str, seed: int | None, seconds: float) -> dict[str, str]:
+        """Its answer for one case; without one in time, or ever, what became of it."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(f"{name} {'' if seed is None else seed}\n".encode())
+        self.process.stdin.flush()
+        waiting, _, _ = select.select([self.process.stdout], [], [], seconds)
+        line = self.process.stdout.readline() if waiting else b""
         if line.endswith(b"\n"):
             return json.loads(line)
-        if not ready:
+        if not waiting:
             self.end()
             return {"outcome": "hang", "detail": f"no answer in {seconds:.0f} s"}
         self.process.wait()
@@ -141,10 +156,9 @@ class Child:
         said = (self.folder / "stderr").read_bytes()[-2000:].decode("utf-8", "replace")
         return {"outcome": f"died ({self.process.returncode})", "detail": said}
 
-    def ask(self, seed: int) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{seed}\n".encode())
-        self.process.stdin.flush()
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
 
     def end(self) -> None:
         """Stop it, if it runs."""
@@ -155,35 +169,44 @@ class Child:
                 pipe.close()
 
 
-def fuzz(name: str, seconds: float, seed: int, scratch: Path, keep: Path) -> dict[str, Any]:
-    """Feed one target for some seconds."""
-    found: dict[str, Any] = {"cases": 0, "values": 0, "errors": 0, "others": {}, "examples": []}
-    child = Child(name, scratch / name)
-    ready = child.answer(START_SECONDS)
-    if ready["outcome"] != "value":
-        child.end()
-        return {**found, "others": {"undamaged: " + ready["outcome"]: 1}, "examples": [ready]}
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        number = seed * 1_000_000 + found["cases"]
-        child.ask(number)
-        answer = child.answer(CASE_SECONDS)
-        found["cases"] += 1
-        kind = answer["outcome"]
-        if kind in ("value", "error"):
-            found[f"{kind}s"] += 1
-            continue
-        found["others"][kind] = found["others"].get(kind, 0) + 1
-        if found["others"][kind] == 1 and len(found["examples"]) < _SHOWN:
-            kept = keep / f"{name}-{number}"
-            shutil.rmtree(kept, ignore_errors=True)
-            shutil.copytree(child.folder / "case", kept, symlinks=True)
-            found["examples"].append({**answer, "folder": str(kept)})
-        if child.process.poll() is not None:
-            child = Child(name, scratch / name)
-            child.answer(START_SECONDS)
+def fuzz(names: Sequence[str], seconds: float, seed: int, folder: Path, keep: Path) -> dict[str, Any]:
+    """Feed targets, each for some seconds."""
+    results: dict[str, Any] = {}
+    child = Child(folder)
+    for name in names:
+        found = results[name] = {"cases": 0, "values": 0, "errors": 0, "others": {}, "examples": []}
+        left = seconds
+        while left > 0:
+            if child.ended:
+                child = Child(folder)
+            if name not in child.ready:
+                child.ready.add(name)
+                answer, number = child.ask(name, None, START_SECONDS), None
+                if answer["outcome"] == "value":
+                    continue
+                left = 0.0
+            else:
+                number, began = seed * 1_000_000 + found["cases"], time.monotonic()
+                answer = child.ask(name, number, CASE_SECONDS)
+                left -= time.monotonic() - began
+            _note(found, answer, child.folder / name / "case", keep / f"{name}-{number}")
+        print(f"{name}: {found['cases']} cases, {found['others'] or 'nothing else'}", file=sys.stderr, flush=True)
     child.end()
-    return found
+    return results
+
+
+def _note(found: dict[str, Any], answer: dict[str, str], case: Path, kept: Path) -> None:
+    """Count one answer; of each kind that should not be, the first case is kept."""
+    kind = answer["outcome"]
+    found["cases"] += 1
+    if kind in ("value", "error") and "damage" in answer:
+        found[f"{kind}s"] += 1
+        return
+    found["others"][kind] = found["others"].get(kind, 0) + 1
+    if found["others"][kind] == 1:
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(case, kept, symlinks=True)
+        found["examples"].append({**answer, "folder": str(kept)})
 
 
 def chosen(only: str | None) -> list[str]:
@@ -205,10 +228,10 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="where reproducing cases go (default: a temporary folder)")
     parser.add_argument("--again", type=Path, help="feed one kept case, in this process, and show what comes")
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        work(given.work[0], Path(given.work[1]))
+        work(given.work)
         return 0
     if given.list:
         for name, target in TARGETS.items():
@@ -221,7 +244,7 @@ def main() -> int:
     names = chosen(given.only)
     keep = given.keep or Path(tempfile.mkdtemp(prefix="bert_jax_fuzz_"))
     with tempfile.TemporaryDirectory(prefix="bert_jax_fuzzing_") as scratch:
-        results = {name: fuzz(name, given.seconds / len(names), given.seed, Path(scratch), keep) for name in names}
+        results = fuzz(names, given.seconds / len(names), given.seed, Path(scratch) / "child", keep)
     totals = {key: sum(result[key] for result in results.values()) for key in ("cases", "values", "errors")}
     others = sum(sum(result["others"].values()) for result in results.values())
     print(json.dumps({"schema": 1, "seed": given.seed, **totals, "others": others, "targets": results}, indent=2))
