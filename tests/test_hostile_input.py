@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import bz2
 import gzip
+import io
 import json
 import lzma
 import os
@@ -15,10 +16,12 @@ import struct
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hostile import TEXTS, check_tokenizer
 from hypothesis import HealthCheck, given, settings
@@ -32,6 +35,7 @@ from bert_jax.data.stdlib import _docstrings
 from bert_jax.data.store import load_store, write_store
 from bert_jax.errors import BertJaxError
 from bert_jax.finetune_config import TaskData
+from bert_jax.formats import tf1
 from bert_jax.formats.hugging_face import write_model_directory
 from bert_jax.formats.model import load_model, open_model
 from bert_jax.infer.verbs import inputs_of_file
@@ -562,7 +566,7 @@ def test_a_head_of_no_shape(model: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     arrays = load_file(model / "model.safetensors")
-    scalar = arrays["bert.pooler.dense.bias"][0].reshape(())
+    scalar = np.zeros((), np.float32)
     save_file({**arrays, "classifier.bias": scalar}, model / "model.safetensors")
     change(model / "config.json", architectures=["BertForSequenceClassification"])
     with pytest.raises(BertJaxError, match=r"bias of its classification head has the shape \(\)"):
@@ -589,6 +593,66 @@ def test_modules_of_a_model_lie_in_its_directory(model: Path, path: str) -> None
     (model / "modules.json").write_text(json.dumps([{"type": "x.Transformer", "path": path}]))
     with pytest.raises(BertJaxError):
         load_model(model)
+
+
+def unpacked(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The zip in a temporary directory inside `folder`."""
+    folder.mkdir(exist_ok=True)
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return tf1.Unpacked(path)
+
+
+INDEX = "bert_model.ckpt.index"
+
+
+def test_a_zip_that_leads_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.zip"
+    outside = [f"../../../outside/{INDEX}", f"/{tmp_path}/abs/{INDEX}", f"a/../../../{INDEX}", f"..\\..\\{INDEX}"]
+    for name in outside:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(name, b"x")
+            link = zipfile.ZipInfo("link/vocab.txt")
+            link.external_attr = 0o120777 << 16  # a symbolic link, to those who make such
+            archive.writestr(link, "/etc/hostname")
+        found = unpacked(path, tmp_path / "t", monkeypatch)
+        assert found.folder.resolve().is_relative_to(tmp_path / "t")
+        assert sorted(item.name for item in tmp_path.iterdir()) == ["a.zip", "t"]
+        assert not any(item.is_symlink() for item in (tmp_path / "t").rglob("*"))
+        del found
+
+
+def test_a_zip_that_unpacks_to_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tf1, "_ALWAYS_BYTES", 1 << 20)
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(INDEX, b"x")
+        archive.writestr("bert_model.ckpt.data-00000-of-00001", bytes(20 << 20))
+    with pytest.raises(BertJaxError, match=r"a\.zip would unpack to 20,971,521 bytes, from .*: that is no checkpoint"):
+        unpacked(path, tmp_path / "t", monkeypatch)
+    assert list((tmp_path / "t").iterdir()) == []
+    data = path.read_bytes()  # a member that says it is smaller than it is
+    small = data.replace(struct.pack("<L", 20 << 20), struct.pack("<L", 1000))
+    path.write_bytes(small)
+    with pytest.raises(BertJaxError, match="cannot be unpacked"):
+        unpacked(path, tmp_path / "t", monkeypatch)
+
+
+@hostile(150)
+@given(
+    places=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), min_size=1, max_size=4),
+    cut=st.integers(0, 400),
+)
+def test_any_zip(tmp_path: Path, places: list[tuple[int, int]], cut: int) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"x/{INDEX}", b"index " * 20)
+        archive.writestr("x/vocab.txt", "\n".join(WORDS))
+    data = bytearray(packed.getvalue())
+    for place, value in places:
+        data[place % len(data)] = value
+    path = tmp_path / "a.zip"
+    path.write_bytes(data[:-cut] if cut % 3 == 0 and cut else data)
+    answer(lambda: tf1.Unpacked(path))
 
 
 def small_store(path: Path) -> Path:
@@ -657,7 +721,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def test_directories_that_are_no_steps(run: Path, tmp_path: Path) -> None:
+def test_directories_that_are_no_steps(run: Path) -> None:
     for name in ("٣", "007", "9" * 200, "9" * 19, "-1", "1e3", " 5", "5\n", "²", "..5", "1.damaged", "x"):
         (run / "checkpoints" / name).mkdir()
     (run / "checkpoints" / "8").write_text("a file")
@@ -667,7 +731,7 @@ def test_directories_that_are_no_steps(run: Path, tmp_path: Path) -> None:
     assert load_model(run).step == 2
     with pytest.raises(BertJaxError, match="has no checkpoint 9"):
         open_model(f"{run}@{'9' * 200}")
-    with pytest.raises(BertJaxError, match="expected a step number"):
+    with pytest.raises(BertJaxError):
         open_model(f"{run}@{'9' * 5000}")
 
 
@@ -741,7 +805,6 @@ def test_a_record_that_was_forged(run: Path) -> None:
     "metadata", [{"step": "x"}, {"step": "[1]"}, {"score": "null"}, {"scores": "5"}, {"scores": "[" * 9999}]
 )
 def test_what_a_best_model_says_of_itself(tmp_path: Path, metadata: dict[str, str]) -> None:
-    import numpy as np
     from safetensors.numpy import save_file
 
     from bert_jax.train.best import best_models

@@ -174,7 +174,14 @@ def fuzz(names: Sequence[str], seconds: float, seed: int, folder: Path, keep: Pa
     results: dict[str, Any] = {}
     child = Child(folder)
     for name in names:
-        found = results[name] = {"cases": 0, "values": 0, "errors": 0, "others": {}, "examples": []}
+        found = results[name] = {
+            "cases": 0,
+            "values": 0,
+            "errors": 0,
+            "others": {},
+            "slowest_seconds": 0.0,
+            "examples": [],
+        }
         left = seconds
         while left > 0:
             if child.ended:
@@ -188,7 +195,10 @@ def fuzz(names: Sequence[str], seconds: float, seed: int, folder: Path, keep: Pa
             else:
                 number, began = seed * 1_000_000 + found["cases"], time.monotonic()
                 answer = child.ask(name, number, CASE_SECONDS)
-                left -= time.monotonic() - began
+                took = time.monotonic() - began
+                left -= took
+                if took > found["slowest_seconds"]:
+                    found["slowest_seconds"], found["slowest"] = round(took, 2), f"{number} {answer.get('damage')}"
             _note(found, answer, child.folder / name / "case", keep / f"{name}-{number}")
         print(f"{name}: {found['cases']} cases, {found['others'] or 'nothing else'}", file=sys.stderr, flush=True)
     child.end()

@@ -426,7 +426,7 @@ def _build_inputs(folder: Path, data: Path) -> None:
         ["a", "b"],
         {"text": "x", "label": "y"},
         {"a": "b", "b": "c"},
-        {"question": "q", "context": "c"},
+        {"text": "q", "context": "c"},
     ]
     (folder / "inputs.jsonl").write_text("".join(json.dumps(value) + "\n" for value in values * 5))
 
@@ -438,9 +438,9 @@ def _feed_inputs(folder: Path) -> int:
     failure = None
     for task in VERBS:
         try:
+            list(inputs_of_file(f"{folder / 'inputs.jsonl'}", task))
             for line in (folder / "inputs.jsonl").read_text("utf-8", "replace").split("\n"):
                 _object_of(line)
-            list(inputs_of_file(f"{folder / 'inputs.jsonl'}", task))
         except BertJaxError as error:
             failure = error
     if failure is not None:

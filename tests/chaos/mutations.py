@@ -77,7 +77,7 @@ def remove_slice(data: bytes, rng: random.Random) -> bytes:
 def repeat_slice(data: bytes, rng: random.Random) -> bytes:
     first = rng.randrange(len(data) + 1)
     part = data[first : first + rng.choice((1, 4, 100))]
-    return data[:first] + part * rng.choice((2, 50, 2000)) + data[first:]
+    return data[:first] + part * rng.choice((2, 50, 300)) + data[first:]
 
 
 def insert(data: bytes, rng: random.Random) -> bytes:
