@@ -249,7 +249,7 @@ def _canonical_activation(name: Any, dialect: Dialect) -> Any:
     if not name and dialect == "google":  # Google's code takes null and "" for the identity
         return "linear"
     if not isinstance(name, str):
-        return str(name)  # which is no activation
+        return name  # which is no activation
     name = name.lower()
     return _GELU[dialect] if name == "gelu" else _ALIASES.get(name, name)
 

@@ -415,9 +415,10 @@ def _build_finetuned(folder: Path, data: Path) -> None:
 
 def _feed_finetuned(folder: Path) -> int:
     import bert_jax
+    from bert_jax.infer.by_form import form_of
 
     bert = bert_jax.load(folder)
-    return len(bert.classify(["the cat sat"]))
+    return len(form_of(bert, ("classification",), "classify").labels)
 
 
 def _build_inputs(folder: Path, data: Path) -> None:
