@@ -117,9 +117,12 @@ def is_inside(name: object) -> bool:
 def appending(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     """Open a text file to add lines to it, made where it is missing; never what a symbolic link there points to, so
     that a directory from elsewhere cannot lead what is written out of it. Errors: `OSError`."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    with os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", opener=_no_link) as file:
         yield file
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager
@@ -216,9 +219,7 @@ def lock(path: str | os.PathLike[str], wait: bool = True) -> Iterator[None]:
     target = Path(path)
     with clear_errors("lock", target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = os.fdopen(
-            os.open(target, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666), "a+b"
-        )
+        file = open(target, "a+b", opener=_no_link)  # noqa: SIM115 - closed below, after the lock is released
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

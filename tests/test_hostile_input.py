@@ -578,17 +578,17 @@ def test_a_head_of_no_shape(model: Path) -> None:
 OUTSIDE = ("../model.safetensors", "/etc/hostname", "a/../../b", "..", "")
 
 
-@pytest.mark.parametrize("name", [*OUTSIDE, "x" * 5000, "a\0b", 5, None, ["a"], {"a": {}}])
+@pytest.mark.parametrize("name", [*OUTSIDE, "x" * 5000, "é" * 200, "a\0b", 5, None, ["a"], {"a": {}}])
 def test_parts_of_a_model_lie_in_its_directory(model: Path, name: Any) -> None:
     (model / "model.safetensors").rename(model.parent / "model.safetensors")
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"bert.pooler.dense.bias": name}}))
     with pytest.raises(
-        BertJaxError, match=r"names the file .* expected names inside|lacks .* which model\.safetensors"
+        BertJaxError, match=r"names the file .* expected names inside|lacks .* which model|cannot read .*index"
     ):
         load_model(model)
 
 
-@pytest.mark.parametrize("path", ["../other", "/etc", "a/../..", "x" * 5000])
+@pytest.mark.parametrize("path", ["../other", "/etc", "a/../..", "x" * 5000, "é" * 200])
 def test_modules_of_a_model_lie_in_its_directory(model: Path, path: str) -> None:
     (model / "modules.json").write_text(json.dumps([{"type": "x.Transformer", "path": path}]))
     with pytest.raises(BertJaxError):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from bert_jax.errors import BertJaxError
-from bert_jax.files import is_inside, read_json, write_json
+from bert_jax.files import clear_errors, is_inside, read_json, write_json
 
 Mode = Literal["mean", "cls", "max", "pooler"]
 
@@ -15,7 +15,6 @@ MODULES_FILE = "modules.json"
 _PROMPTS_FILE = "config_sentence_transformers.json"
 _LENGTH_FILE = "sentence_bert_config.json"
 _NO_LIMIT = 10**6
-_LONGEST_NAME = 255
 _POOLING_FOLDER = "1_Pooling"
 # Their switches (one each, before they had `pooling_mode`) and ours; null: known there, and not computed here.
 _SWITCHES: dict[str, Mode | None] = {
@@ -64,7 +63,7 @@ def read_pooling(folder: Path) -> tuple[Path, Pooling] | None:
         raise BertJaxError(f"{folder / MODULES_FILE} is no list of modules with a type: restore the file")
     encoder, mode, normalize, include = folder, "mean", False, True
     for item in listed:
-        kind, path = str(item["type"]).rsplit(".", 1)[-1], str(item.get("path", ""))[:_LONGEST_NAME]
+        kind, path = str(item["type"]).rsplit(".", 1)[-1], str(item.get("path", ""))
         if path and not is_inside(path):
             raise BertJaxError(f"{folder / MODULES_FILE} names the folder {path!r}: expected one inside its directory")
         place = folder / path
@@ -86,7 +85,9 @@ def read_pooling(folder: Path) -> tuple[Path, Pooling] | None:
 
 def _settings(path: Path) -> dict[str, Any]:
     """A JSON object, empty when there is no such file, or something else in it."""
-    values = read_json(path) if path.is_file() else {}
+    with clear_errors("read", path):  # of a folder whose name no system takes
+        there = path.is_file()
+    values = read_json(path) if there else {}
     return values if isinstance(values, dict) else {}
 
 
