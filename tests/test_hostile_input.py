@@ -684,6 +684,15 @@ def test_a_manifest_names_nothing_outside(tmp_path: Path, name: Any) -> None:
             load_store(other)
 
 
+@pytest.mark.parametrize(
+    "listed", ["../../outside", [], ["vocab.txt"], {"vocab.txt": 5}, {"vocab.txt": {"bytes": "5"}}]
+)
+def test_a_manifest_whose_files_are_none(tmp_path: Path, listed: Any) -> None:
+    store = forged(small_store(tmp_path / "store"), lambda manifest: manifest["tokenizer"].update(files=listed))
+    with pytest.raises(BertJaxError, match="is damaged|names inside the store"):
+        load_store(store)
+
+
 def test_a_manifest_with_names_that_no_system_takes(tmp_path: Path) -> None:
     store = forged(small_store(tmp_path / "store"), lambda manifest: manifest["shards"][0].update(name="x" * 5000))
     with pytest.raises(BertJaxError, match="cannot read"):

@@ -99,6 +99,9 @@ def check_manifest(path: Path, manifest: Any) -> None:
         for name in names:
             if not is_inside(name):
                 raise BertJaxError(f"{path} names the file {name!r}: expected names inside the store")
+        for name, entry in file_entries(manifest).items():
+            if type(entry["bytes"]) is not int or not isinstance(entry["sha256"], str):
+                raise TypeError(f"size and checksum of {name}")
         whole = content_fingerprint(manifest) == manifest["fingerprint"]
     except BertJaxError:
         raise

@@ -154,13 +154,13 @@ def change_json(data: bytes, rng: random.Random) -> bytes:
     """The whole as JSON, else one of its lines, with a value of another type, a key too many, too few or misspelt."""
     try:
         return _dumped(_changed(json.loads(data), rng), rng)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
     try:
         lines[at] = _dumped(_changed(json.loads(lines[at]), rng), rng)
-    except ValueError:
+    except (ValueError, RecursionError):
         return change_number(data, rng)
     return b"\n".join(lines)
 
@@ -211,7 +211,7 @@ def lie_in_header(data: bytes, rng: random.Random) -> bytes:
     size = int.from_bytes(data[:8], "little")
     try:
         header = json.loads(data[8 : 8 + size])
-    except ValueError:
+    except (ValueError, RecursionError):
         return flip_early_bits(data, rng)
     action = rng.randrange(4)
     if action == 0:
