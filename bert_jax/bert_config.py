@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -171,7 +172,10 @@ class BertConfig:
             given = {"vocab_size": 30522, "hidden_act": "gelu_exact", **given}
         if given.get("pad_token_id", 0) is None:
             del given["pad_token_id"]
-        extra = {**values.get("extra", {}), **{name: values[name] for name in values if name not in {*known, "extra"}}}
+        kept = values.get("extra", {})
+        if not isinstance(kept, Mapping):
+            raise BertJaxError(f"extra is {str(kept)[:60]!r}: expected an object of further keys")
+        extra = {**kept, **{name: values[name] for name in values if name not in {*known, "extra"}}}
         return cls(**given, extra=extra)
 
     @classmethod
@@ -219,8 +223,8 @@ class BertConfig:
 def _check_integer(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise BertJaxError(f"{name} is {value!r}: expected a whole number")
-    if value < least:
-        raise BertJaxError(f"{name} is {value}: expected at least {least}")
+    if not least <= value < 2**31:
+        raise BertJaxError(f"{name} is {str(value)[:20]}: expected at least {least}, and below 2^31")
 
 
 def _check_float(name: str, value: Any) -> None:
@@ -229,8 +233,8 @@ def _check_float(name: str, value: Any) -> None:
     if name.endswith("_prob"):
         if not 0 <= value < 1:
             raise BertJaxError(f"{name} is {value}: expected a share of at least 0 and below 1")
-    elif not 0 < value < float("inf"):
-        raise BertJaxError(f"{name} is {value}: expected a positive number")
+    elif not 0 < value <= sys.float_info.max:
+        raise BertJaxError(f"{name} is {str(value)[:20]}: expected a positive number")
 
 
 def _check_activation(name: Any) -> None:
@@ -244,7 +248,9 @@ def _check_activation(name: Any) -> None:
 def _canonical_activation(name: Any, dialect: Dialect) -> Any:
     if not name and dialect == "google":  # Google's code takes null and "" for the identity
         return "linear"
-    name = name.lower() if isinstance(name, str) else name
+    if not isinstance(name, str):
+        return name  # which is no activation
+    name = name.lower()
     return _GELU[dialect] if name == "gelu" else _ALIASES.get(name, name)
 
 

@@ -113,7 +113,7 @@ def _leave_the_others(error: Exception, code: int, debug: bool) -> NoReturn:
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, BertJaxError):
-        return text
+        return console.shown(text)
     if isinstance(error, OSError):
         return f"{error.strerror or text}: {error.filename}" if error.filename else text
     return f"{type(error).__name__}: {text[:500]} (give --debug for the traceback)"

@@ -18,10 +18,25 @@ logger = logging.getLogger(LOGGER_NAME)
 def set_up_logging(debug: bool = False) -> None:
     """Send this package's log lines to stderr; called by the command line, never at import."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Formatter("%(message)s"))
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+_LONGEST = 4000
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
+
+
+def shown(text: str) -> str:
+    """A message as it may stand in a terminal, whatever it quotes of a file: no control characters, and an end."""
+    text = text.translate(_CONTROLS).encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} … ({len(text):,} characters)"
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
 
 
 def only_warnings() -> None:

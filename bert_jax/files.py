@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from bert_jax.errors import BertJaxError
@@ -63,14 +63,71 @@ def to_json(value: Any, indent: int | None = None) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+JSON_DEPTH = 100
+"""Lists and objects inside each other; whatever walks over a value then stays far from Python's own limit."""
+
+
+def parse_json(text: str, begin: int | None = None) -> Any:
+    """The value of a JSON text; with `begin`, of the one that begins there, and where it ends.
+
+    Errors: `ValueError` for everything that cannot be read, which `json.loads` alone has two other classes for: a
+    number of thousands of digits, and values more than `JSON_DEPTH` deep inside each other.
+    """
+    try:
+        value, end = (json.loads(text), len(text)) if begin is None else _DECODER.raw_decode(text, begin)
+    except json.JSONDecodeError:
+        raise
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    except ValueError:  # Python's own words advise to lift its limit
+        raise ValueError(f"a number has more than {sys.get_int_max_str_digits():,} digits") from None
+    brackets = sum(text.count(bracket, begin or 0, end) for bracket in "[{")
+    if brackets > JSON_DEPTH and _is_deep(value):
+        raise ValueError(_TOO_DEEP)
+    return value if begin is None else (value, end)
+
+
+_DECODER = json.JSONDecoder()
+_TOO_DEEP = f"lists and objects lie more than {JSON_DEPTH} deep inside each other"
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(JSON_DEPTH):
+        insides = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        level = [item for inside in insides for item in inside]
+    return any(isinstance(item, dict | list) for item in level)
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read one JSON file; a missing or broken file is a one-line error that names it."""
     with clear_errors("read", path):
         text = Path(path).read_bytes()
     try:
-        return json.loads(text.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return parse_json(text.decode("utf-8"))
+    except ValueError as error:
         raise BertJaxError(f"{path} is not JSON: {error}; restore the file or make it anew") from error
+
+
+def is_inside(name: object) -> bool:
+    """Whether a file name that somebody else wrote stays in the folder that it is put behind."""
+    path = PurePosixPath(name) if isinstance(name, str) else None
+    return path is not None and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Add a line to a text file, made where it is missing; half a line that a full disk left there is ended first.
+
+    Never what a symbolic link points to, so that a directory from elsewhere cannot lead what is written out of it.
+    Errors: `OSError`.
+    """
+    with open(path, "a+b", opener=_no_link) as file:
+        torn = file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        file.write(("\n" if torn else "").encode() + line.encode() + b"\n")
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager
@@ -167,7 +224,7 @@ def lock(path: str | os.PathLike[str], wait: bool = True) -> Iterator[None]:
     target = Path(path)
     with clear_errors("lock", target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = open(target, "a+b", buffering=0)  # noqa: SIM115 - closed below, after the lock is released
+        file = open(target, "a+b", buffering=0, opener=_no_link)  # noqa: SIM115 - closed below, after the lock is released
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

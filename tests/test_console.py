@@ -50,3 +50,12 @@ def test_only_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     finally:
         console.logger.handlers[:], console.logger.level, console.logger.propagate = before
     assert capsys.readouterr().err == "warning: look here\n"
+
+
+def test_what_is_said_holds_no_control_characters_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name or a value in a file from elsewhere must not clear the screen of whoever reads the message."""
+    console.set_up_logging()
+    console.warn("the label \x1b[2J\x9b31m\x07 is \ud800")
+    assert capsys.readouterr().err == "warning: the label \\x1b[2J\\x9b31m\\x07 is \\ud800\n"
+    assert console.shown("a\n\tb") == "a\n\tb"
+    assert len(console.shown("9" * 100_000)) < 5_000

@@ -125,3 +125,49 @@ def test_commands_look_where_they_write_before_they_work(tmp_path: Path, monkeyp
     (tmp_path / "file").write_text("A text.\n")
     for line in ("vocab --source {0} --out {0}/x", "convert {0} {0}/x", "predict fill-mask {0} a --out {0}/x.jsonl"):
         assert cli.main(line.format(tmp_path / "file").split()) == 1
+
+
+def test_json_of_any_kind_is_a_value_or_a_value_error() -> None:
+    assert files.parse_json('{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
+    assert files.parse_json(' {"a": 1} []', 1) == ({"a": 1}, 9)
+    assert files.parse_json('"' + "[" * 500 + '"') == "[" * 500
+    deep = "[" * files.JSON_DEPTH + "]" * files.JSON_DEPTH
+    assert isinstance(files.parse_json(deep), list)
+    for text, reason in {
+        f"[{deep}]": "more than 100 deep",
+        '{"a":' * 101 + "1" + "}" * 101: "more than 100 deep",
+        "[" * 1_000_000: "more than 100 deep",
+        "9" * 5000: "more than 4,300 digits",
+        '{"a": -' + "9" * 5000 + "}": "more than 4,300 digits",
+        "{": "Expecting property name",
+        "": "Expecting value",
+    }.items():
+        with pytest.raises(ValueError, match=reason):
+            files.parse_json(text)
+        with pytest.raises(ValueError, match=reason):
+            files.parse_json(text, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        *(("a", True), ("a/b.npy", True), ("..a", True), ("", False), (".", False), ("..", False), ("/", False)),
+        *(("/a", False), ("a/../b", False), ("../a", False), (5, False), (None, False), (["a"], False)),
+    ],
+)
+def test_names_that_stay_inside(name: object, inside: bool) -> None:
+    assert files.is_inside(name) is inside
+
+
+def test_lines_are_added_whole_and_follow_no_link(tmp_path: Path) -> None:
+    lines = tmp_path / "lines"
+    for line in "ab":
+        files.append_line(lines, line)
+    assert lines.read_text() == "a\nb\n"
+    lines.write_text("a\nhal")  # as a full disk leaves it
+    files.append_line(lines, "b")
+    assert lines.read_text() == "a\nhal\nb\n"
+    (tmp_path / "link").symlink_to(lines)
+    with pytest.raises(OSError, match="symbolic links"):
+        files.append_line(tmp_path / "link", "c")
+    assert lines.read_text() == "a\nhal\nb\n"

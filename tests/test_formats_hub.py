@@ -213,3 +213,52 @@ def test_small_parameters_are_what_was_written(files: dict[str, bytes]) -> None:
 
     theirs = load(files["model.safetensors"])["bert.embeddings.word_embeddings.weight"]
     np.testing.assert_array_equal(theirs, small_parameters()["embeddings"]["word_embeddings"])
+
+
+OUTSIDE = (
+    "1_/../../../../../outside/config.json",
+    "../config.json",
+    "/outside/config.json",
+    "1_x\\..\\..\\config.json",
+    "0_Transformer/../../../../../../outside/config.json",
+)
+
+
+def written_outside(folder: Path, cache: Path) -> list[str]:
+    """What lies in `folder` and neither in `cache` nor on the way to it."""
+    found = (path for path in folder.rglob("*") if not path.is_relative_to(cache) and not cache.is_relative_to(path))
+    return sorted(str(path) for path in found)
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_server_that_names_files_outside(tmp_path: Path, files: dict[str, bytes], name: str) -> None:
+    cache = tmp_path / "a" / "b" / "cache"
+    with serving(Hub({**files, name: b"{}"})) as hub:
+        answer = fetch("hf:org/tiny", hub.url, cache)
+    assert written_outside(tmp_path, cache) == []
+    assert "could not be fetched" in answer.get("error", "could not be fetched")
+    if "folder" in answer:
+        assert Path(answer["folder"]).resolve().is_relative_to(cache)
+
+
+@pytest.mark.parametrize("commit", ["../../../../../outside", "/outside", "..", "main/../../x", "x" * 300])
+def test_a_server_that_names_a_commit_outside(tmp_path: Path, files: dict[str, bytes], commit: str) -> None:
+    cache = tmp_path / "a" / "b" / "cache"
+    with serving(Hub(files)) as hub:
+        hub.commits = {commit: dict(files)}
+        hub.branches = {"main": commit}
+        answer = fetch("hf:org/tiny", hub.url, cache)
+    assert written_outside(tmp_path, cache) == []
+    assert "error" in answer
+
+
+@pytest.mark.xfail(strict=True, reason="huggingface_hub calls the file in its cache what the server's ETag says")
+def test_a_server_that_names_contents_outside(
+    tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the library looks at it, HF_ENDPOINT has to be a server that one trusts."""
+    cache = tmp_path / "a" / "b" / "cache"
+    monkeypatch.setattr("loopback_hub._etag", lambda content: "../../../../../outside")
+    with serving(Hub(files)) as hub:
+        fetch("hf:org/tiny", hub.url, cache)
+    assert written_outside(tmp_path, cache) == []

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import base64
+import html.parser
 import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from minilm import minilm_directory
 from small_models import small_bert
 
 from bert_jax.errors import BertJaxError
 from bert_jax.infer import attention_page
+from bert_jax.infer.attention import Attention
 from bert_jax.infer.attention_page import (
     data_block,
     packed,
@@ -56,6 +61,58 @@ def test_a_page_of_hostile_text_has_its_own_scripts_only(bert: Bert) -> None:
     assert len(re.findall(r"<script", text)) == len(re.findall(r"</script>", text)) == 4  # two inputs, facts, code
     assert "alert(" not in re.sub(r'<script type="application/json".*?</script>', "", text)
     assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", text)
+
+
+class Elements(html.parser.HTMLParser):
+    """The elements of a page and their attributes; what stands in the blocks of data."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.elements: list[tuple[str, tuple[Any, ...]]] = []
+        self.data: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, tuple(attrs)))
+        if ("type", "application/json") in attrs:
+            self.data.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.elements and ("type", "application/json") in self.elements[-1][1]:
+            self.data[-1] += data
+
+
+MARKS = (
+    "</script>",
+    "<script>",
+    "<img src=x onerror=alert(1)>",
+    "<!--",
+    "-->",
+    "]]>",
+    "&lt;",
+    "\u2028",
+    "\ud800",
+    "<",
+    '"',
+)
+TYPED = st.lists(
+    st.one_of(st.sampled_from(MARKS), st.text(st.characters(exclude_categories=()), max_size=5)), max_size=6
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(typed=TYPED.map("".join), tokens=TYPED, model=TYPED.map("".join))
+def test_whatever_is_typed_or_in_a_vocabulary_is_data(typed: str, tokens: list[str], model: str) -> None:
+    count = len(tokens)
+    weights = np.full((1, 1, count, count), 1 / max(count, 1), np.float32)
+    found = Attention(typed, tokens, [0] * count, (0,), (0,), weights)
+    plain = Elements("".join(page_parts("m", [found._replace(source="text", tokens=["t"] * count)])))
+    page = Elements("".join(page_parts(model, [found])))
+    assert page.elements == plain.elements
+    facts = json.loads(page.data[1])
+    assert facts["model"] == model.encode("utf-8", "replace").decode()
+    assert json.loads(page.data[0])["tokens"] == [token.encode("utf-8", "replace").decode() for token in tokens]
 
 
 def test_the_page_needs_no_network(bert: Bert) -> None:

@@ -31,6 +31,7 @@ from bert_jax.data.streams import (
     read_lines,
 )
 from bert_jax.errors import BertJaxError
+from bert_jax.files import parse_json
 from bert_jax.text.sentences import split_sentences
 
 Document = list[str]
@@ -43,6 +44,7 @@ _TAG = re.compile(
     r"big|sub|sup|center|blockquote|code|pre|nowiki|gallery|references|section|templatestyles)\b[^<>]*>",
     re.IGNORECASE,
 )
+_HUGE_REFERENCE = re.compile(r"&#[0-9]{100,};?")
 _TITLE = re.compile(r'\btitle="(.*)"')
 
 
@@ -75,7 +77,7 @@ def _marked(path: str, first: str) -> UnitKind | None:
         return "json"
     if first.startswith("{"):
         try:
-            return "json" if isinstance(json.loads(first), dict) else None
+            return "json" if isinstance(parse_json(first), dict) else None
         except ValueError:
             return None
     return None
@@ -128,7 +130,7 @@ def wiki_documents(unit: Unit) -> Iterator[Document]:
                 yield document
             document, size = [], 0
             match = _TITLE.search(text)
-            title = html.unescape(match.group(1)) if match else None
+            title = _unescaped(match.group(1)) if match else None
         elif text == "</doc>":
             if document:
                 yield document
@@ -152,7 +154,12 @@ def _plain(text: str) -> str:
     """A line without left-over tags and with entities unescaped."""
     if "<" in text:
         text = _TAG.sub(" ", text)
-    return html.unescape(text).strip() if "&" in text else text
+    return _unescaped(text).strip() if "&" in text else text
+
+
+def _unescaped(text: str) -> str:
+    """Entities as characters; a number of thousands of digits, which Python refuses, as one outside of Unicode."""
+    return html.unescape(_HUGE_REFERENCE.sub("\ufffd", text))
 
 
 def json_documents(unit: Unit) -> Iterator[Document]:
@@ -162,7 +169,7 @@ def json_documents(unit: Unit) -> Iterator[Document]:
         if not text:
             continue
         try:
-            record = json.loads(text)
+            record = parse_json(text)
         except ValueError as error:
             raise BertJaxError(f"{line_place(unit, offset)}: not a JSON line: {error}") from error
         if "\\ud" in text or "\\uD" in text:

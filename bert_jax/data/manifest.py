@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from bert_jax.data.shard import ARRAYS, COUNTS, HEADER_BYTES, SPLITS, array_dtype, array_size
 from bert_jax.errors import BertJaxError
-from bert_jax.files import digest, sha256
+from bert_jax.files import digest, is_inside, sha256
 
 FORMAT = "bert_jax token store"
 VERSION = 1
@@ -97,8 +97,11 @@ def check_manifest(path: Path, manifest: Any) -> None:
         for record in manifest["shards"]:
             names += [record["name"], *record["files"]]
         for name in names:
-            if not isinstance(name, str) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            if not is_inside(name):
                 raise BertJaxError(f"{path} names the file {name!r}: expected names inside the store")
+        for name, entry in file_entries(manifest).items():
+            if type(entry["bytes"]) is not int or not isinstance(entry["sha256"], str):
+                raise TypeError(f"size and checksum of {name}")
         whole = content_fingerprint(manifest) == manifest["fingerprint"]
     except BertJaxError:
         raise

@@ -56,7 +56,8 @@ def parquet_documents(unit: Unit) -> Iterator[Document]:
                     if document:
                         yield document
         except (pa.ArrowException, OSError) as error:
-            raise BertJaxError(f"{place()}: cannot be read: {error}") from error
+            reason = " ".join(str(error).split())
+            raise BertJaxError(f"{place()}: cannot be read: {reason}; fetch the file again") from error
         except UnicodeDecodeError as error:
             raise BertJaxError(f"{place()}: not UTF-8 at byte {error.start} of the value") from error
 

@@ -79,7 +79,7 @@ def _docstrings(path: str) -> list[str]:
         with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in old modules
             tree = ast.parse(file.read())
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return []  # templates and deliberately broken files
     return list(_in_order(tree))
 

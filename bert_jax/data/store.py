@@ -126,9 +126,9 @@ def load_store(path: str | Path) -> Store:
     seen: dict[str, Identity] = {}
     for name, entry in file_entries(manifest).items():
         file = root / name
-        if not file.is_file():
-            raise BertJaxError(f"{file} is missing; {REMEDY}")
         with clear_errors("read", file):
+            if not file.is_file():
+                raise BertJaxError(f"{file} is missing; {REMEDY}")
             seen[name] = identity_of(file.stat())
         found = seen[name].size
         if found != entry["bytes"]:

@@ -74,6 +74,9 @@ def open_stream(path: str, compression: str | None) -> IO[bytes]:
     return cast(IO[bytes], io.BufferedReader(raw, 1 << 20))
 
 
+_FRAME_BYTES = 1 << 10  # read of a zstd file at once: 4 bytes may stand for 128 KiB
+
+
 class _ZstdReader(io.RawIOBase):
     """The frames of a zstd file, one after the other; the library's own reader is silent about a last one cut short."""
 
@@ -94,7 +97,7 @@ class _ZstdReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
-            data = self._file.read(1 << 14)
+            data = self._file.read(_FRAME_BYTES)
             if not data:
                 if self._frame is not None:
                     raise EOFError("the file ends inside a zstd frame")
@@ -155,6 +158,8 @@ def _next_line(stream: IO[bytes], label: str) -> bytes:
         raise BertJaxError(f"{label} is damaged or cut short: {error}; fetch it again") from error
     except OSError as error:
         raise BertJaxError(f"cannot read {label}: {error.strerror or error}") from error
+    except MemoryError as error:  # a compressed file says itself how large a dictionary it takes
+        raise BertJaxError(f"{label} takes more memory to decompress than there is: compress it otherwise") from error
     except Exception as error:
         if type(error).__name__ == "ZstdError":
             raise BertJaxError(f"{label} is damaged or cut short: {error}; fetch it again") from error

@@ -100,12 +100,17 @@ def adopt(
     report = Report()
     found = _canonical(tensors, layout, path, report)
     heads = tuple(head for head in _heads_of(found, layout) if head not in CLASSIFIERS or head == classifier)
-    classes = _classes(found, layout, heads)
+    classes = _classes(found, layout, heads, path)
     pooler = _module_name("pooler", layout) in found
     if "classification" in heads and not pooler:
         raise BertJaxError(
             f"{path} has a classifier and no pooler, which a classifier of texts reads: if it labels tokens, its "
             'configuration should name "architectures": ["BertForTokenClassification"]'
+        )
+    if config.num_hidden_layers > len(found):  # before as many are described as a configuration may ask for
+        raise BertJaxError(
+            f"{path} holds {len(found)} arrays, too few for the {config.num_hidden_layers} layers that are asked for: "
+            "do the two belong together?"
         )
     model = make_model(config, heads=heads, classes=classes, pooler=pooler)
     shapes = {name: tuple(leaf.shape) for name, leaf in flatten(abstract_parameters(model)).items()}
@@ -224,10 +229,15 @@ def _heads_of(found: Mapping[str, _Found], layout: Layout) -> list[str]:
     ]
 
 
-def _classes(found: Mapping[str, _Found], layout: Layout, heads: Sequence[str]) -> int:
+def _classes(found: Mapping[str, _Found], layout: Layout, heads: Sequence[str], path: Path) -> int:
     for head in ("classification", "tagging"):
         if head in heads:
-            return found[_module_name(head, layout)].tensor.shape[0]
+            shape = found[_module_name(head, layout)].tensor.shape
+            if len(shape) != 1 or shape[0] < 1:
+                raise BertJaxError(
+                    f"{path}: the bias of its {head} head has the shape {shape}: expected one axis of classes"
+                )
+            return shape[0]
     return 2
 
 

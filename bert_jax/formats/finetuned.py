@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from bert_jax.bert_config import BertConfig
+from bert_jax.config_files import from_dict, to_dict
 from bert_jax.errors import BertJaxError
+from bert_jax.finetune_config import TaskOptions
 from bert_jax.formats.pooling import Pooling
 from bert_jax.text.tokenizer import load_tokenizer
 from bert_jax.train.best import BestModel, best_models, read_best
-from bert_jax.train.run import Run
+from bert_jax.train.run import RUN_FILE, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +35,9 @@ def model_facts(run: Run, revision: str | None, cased: bool | None) -> dict[str,
     """
     found = best_models(run.path / "models")
     chosen = _chosen(run, found, revision)
-    task, head = run.facts["task"], run.facts["head"]
+    task, head = _facts_of(run)
     tokenizer = load_tokenizer(run.tokenizer, cased)
-    options = dict(task["options"])
+    options = task["options"]
     pooling = Pooling(options["pooling"], True, options["length"]) if task["form"] == "similarity" else None
     labels = tuple(task["labels"])
     return {
@@ -67,6 +69,35 @@ def model_facts(run: Run, revision: str | None, cased: bool | None) -> dict[str,
             "scores": chosen.scores,
         },
     }
+
+
+# What `run.json` holds of a fine-tuned run, by section, and the type of each.
+_FACTS: dict[str, dict[str, Any]] = {
+    "task": {"name": str, "form": str, "labels": list, "options": dict},
+    "head": {"name": str | None, "classes": int, "pooler": bool},
+}
+
+
+def _facts_of(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The sections `task`, its options checked and complete, and `head`. Errors: `BertJaxError` for what is no fact."""
+    sections = []
+    for section, fields in _FACTS.items():
+        given = run.facts.get(section)
+        found = dict(given) if isinstance(given, dict) else {}
+        wrong = [name for name, kind in fields.items() if not isinstance(found.get(name, ...), kind)]
+        if wrong:
+            raise BertJaxError(
+                f"{run.path / RUN_FILE}: facts.{section} has no right {' and no right '.join(wrong)}: restore the file"
+            )
+        sections.append(found)
+    task, head = sections
+    if not isinstance(run.facts.get("model"), dict) or not all(isinstance(label, str) for label in task["labels"]):
+        raise BertJaxError(f"{run.path / RUN_FILE}: facts.model or the labels are not as written: restore the file")
+    try:
+        task["options"] = to_dict(from_dict(task["options"], TaskOptions, "facts.task.options."))
+    except BertJaxError as error:
+        raise BertJaxError(f"{run.path / RUN_FILE}: {error}") from error
+    return task, head
 
 
 def _chosen(run: Run, found: dict[str, BestModel], revision: str | None) -> BestModel:

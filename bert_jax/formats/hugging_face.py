@@ -16,7 +16,7 @@ import numpy as np
 from bert_jax.bert_config import BertConfig
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
-from bert_jax.files import allow_reading, read_json, write_json
+from bert_jax.files import allow_reading, clear_errors, is_inside, read_json, write_json
 from bert_jax.formats.adopt import Adopted, Report, Tensor, adopt
 from bert_jax.formats.names import Layout, names, to_theirs
 from bert_jax.formats.pooling import Pooling, write_pooling
@@ -64,6 +64,10 @@ def read_model_directory(folder: Path) -> tuple[BertConfig, Adopted, tuple[str, 
     """
     config = BertConfig.from_json_file(folder / CONFIG_FILE, "huggingface")
     architectures = config.extra.get("architectures") or ["BertModel"]
+    if not isinstance(architectures, list):
+        raise BertJaxError(
+            f"{folder / CONFIG_FILE}: architectures is {str(architectures)[:60]!r}: expected a list of names of classes"
+        )
     name = str(architectures[0]).replace("Flax", "").removeprefix("TF")
     tensors, layout = _weights(folder, name)
     heads = CLASSES.get(name, ("classification",))
@@ -93,7 +97,8 @@ def _weights(folder: Path, architecture: str) -> tuple[dict[str, Tensor], Layout
         return _safetensors([folder / WEIGHTS_FILE]), "torch"
     if (folder / INDEX_FILE).is_file():
         files = _shards(folder / INDEX_FILE)
-        missing = [name for name in files if not (folder / name).is_file()]
+        with clear_errors("read", folder / INDEX_FILE):  # names that no system takes
+            missing = [name for name in files if not (folder / name).is_file()]
         if missing:
             raise BertJaxError(f"{folder} lacks {', '.join(missing)}, which {INDEX_FILE} names: fetch them again")
         return _safetensors([folder / name for name in files]), "torch"
@@ -123,7 +128,11 @@ def _shards(index: Path) -> list[str]:
     named = values.get("weight_map") if isinstance(values, dict) else None
     if not isinstance(named, dict) or not named:
         raise BertJaxError(f"{index} has no weight_map (array → file): fetch it again")
-    return sorted(set(map(str, named.values())))
+    files = set(map(str, named.values()))
+    outside = next((name for name in sorted(files) if not is_inside(name)), None)
+    if outside is not None:
+        raise BertJaxError(f"{index} names the file {outside!r}: expected names inside its directory")
+    return sorted(files)
 
 
 def _keras_remedy(folder: Path, architecture: str) -> str:

@@ -18,9 +18,10 @@ from bert_jax.formats.adopt import UNTIED, Adopted, Report
 from bert_jax.formats.finetuned import TaskFacts, model_facts
 from bert_jax.formats.pooling import MODULES_FILE, Pooling, read_pooling
 from bert_jax.model.bert import CLASSIFIERS
+from bert_jax.model.parameters import require_sizes
 from bert_jax.text.tokenizer import Tokenizer, load_tokenizer
 from bert_jax.train.checkpoint import restore_params
-from bert_jax.train.run import Run, is_run, open_run
+from bert_jax.train.run import RUN_FILE, Run, is_run, open_run
 from bert_jax.train.saved_steps import best_step, step_directories
 
 HEADS = ("masked_lm", *CLASSIFIERS)
@@ -97,6 +98,8 @@ def load_model(spec: str | os.PathLike[str], *, cased: bool | None = None, parti
         warn(f"{opened.path}: {left} are left out: no parameters of the model that its configuration describes")
     facts = dict(vars(opened))
     params, step = facts.pop("read")(partial=partial)
+    if opened.kind == "run":  # published ones are compared before they are read
+        require_sizes(params, opened.config, f"{opened.path}/{RUN_FILE}")
     lost = {head: UNTIED for head in opened.heads if head not in params}
     if lost:
         warn(f"{opened.path}: {UNTIED}; the rest is used")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from bert_jax.errors import BertJaxError
-from bert_jax.files import read_json, write_json
+from bert_jax.files import clear_errors, is_inside, read_json, write_json
 
 Mode = Literal["mean", "cls", "max", "pooler"]
 
@@ -63,7 +63,10 @@ def read_pooling(folder: Path) -> tuple[Path, Pooling] | None:
         raise BertJaxError(f"{folder / MODULES_FILE} is no list of modules with a type: restore the file")
     encoder, mode, normalize, include = folder, "mean", False, True
     for item in listed:
-        kind, place = str(item["type"]).rsplit(".", 1)[-1], folder / str(item.get("path", ""))
+        kind, path = str(item["type"]).rsplit(".", 1)[-1], str(item.get("path", ""))
+        if path and not is_inside(path):
+            raise BertJaxError(f"{folder / MODULES_FILE} names the folder {path!r}: expected one inside its directory")
+        place = folder / path
         if kind == "Transformer":
             encoder = place
         elif kind == "Pooling":
@@ -72,8 +75,8 @@ def read_pooling(folder: Path) -> tuple[Path, Pooling] | None:
             normalize = True
         else:
             raise BertJaxError(
-                f"{folder / MODULES_FILE} asks for {item['type']}, which is not computed here: expected Transformer, "
-                f"Pooling and Normalize; load {encoder} alone to do without it"
+                f"{folder / MODULES_FILE} asks for {str(item['type'])[:60]}, which is not computed here: expected "
+                f"Transformer, Pooling and Normalize; load {encoder} alone to do without it"
             )
     prompts, default = _prompts(folder)
     length, lower = _max_length(encoder), _settings(encoder / _LENGTH_FILE).get("do_lower_case") is True
@@ -82,7 +85,9 @@ def read_pooling(folder: Path) -> tuple[Path, Pooling] | None:
 
 def _settings(path: Path) -> dict[str, Any]:
     """A JSON object, empty when there is no such file, or something else in it."""
-    values = read_json(path) if path.is_file() else {}
+    with clear_errors("read", path):  # of a folder whose name no system takes
+        there = path.is_file()
+    values = read_json(path) if there else {}
     return values if isinstance(values, dict) else {}
 
 

@@ -6,11 +6,14 @@ a temporary directory that goes with the model.
 
 from __future__ import annotations
 
+import lzma
 import re
 import shutil
+import struct
 import tempfile
 import weakref
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,8 +99,14 @@ def read_checkpoint(path: Path) -> tuple[BertConfig, Adopted, Path, int | None]:
         for name, shape in sorted(shapes.items())
         if not name.startswith("_CHECKPOINTABLE_OBJECT_GRAPH")
     }
-    step = int(tensors["global_step"].read()) if "global_step" in tensors else None
+    step = _step_of(tensors["global_step"], prefix) if "global_step" in tensors else None
     return config, adopt(tensors, "google", config, prefix), folder, step
+
+
+def _step_of(tensor: Tensor, prefix: Path) -> int:
+    if tensor.shape or tensor.dtype not in ("int64", "int32"):
+        raise BertJaxError(f"{prefix}: global_step is {tensor.dtype} {tensor.shape}: expected one whole number")
+    return int(tensor.read())
 
 
 def _read_later(reader: Any, name: str, prefix: Path) -> Callable[[], np.ndarray]:
@@ -136,8 +145,12 @@ class Unpacked:
         target = self.temporary / path.stem
         try:
             with clear_errors("unpack", path), zipfile.ZipFile(path) as archive:
-                archive.extractall(target, [item for item in archive.namelist() if _wanted(item)])
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # broken, or encrypted
+                members = [item for item in archive.infolist() if _wanted(item.filename)]
+                _require_plausible(path, sum(item.file_size for item in members))
+                archive.extractall(target, members)  # which leaves out what would lead outside, `..` and a first `/`
+        except BertJaxError:
+            raise
+        except _BROKEN_ZIP as error:
             raise BertJaxError(f"{path} cannot be unpacked ({error}): fetch it again") from error
         folders = sorted({item.parent for item in target.rglob("*.index") if _INDEX.search(item.name)})
         if len(folders) != 1:
@@ -163,6 +176,22 @@ class Unpacked:
                 yield
             except BertJaxError as error:
                 raise type(error)(renamed(str(error))) from error
+
+
+# Broken, encrypted, or of a kind that is not known; each of them was seen.
+_BROKEN_ZIP = (
+    *(zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError, struct.error, LookupError),
+    *(zlib.error, lzma.LZMAError, OverflowError),
+)
+_LARGEST_FACTOR, _ALWAYS_BYTES = 50, 1 << 30
+
+
+def _require_plausible(path: Path, size: int) -> None:
+    """Errors: `BertJaxError` for what unpacks to a multiple of its size that no weights do (those of BERT: 1.1)."""
+    if size > max(_ALWAYS_BYTES, _LARGEST_FACTOR * path.stat().st_size):
+        raise BertJaxError(
+            f"{path} would unpack to {size:,} bytes, from {path.stat().st_size:,}: that is no checkpoint"
+        )
 
 
 def _wanted(name: str) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bert_jax.errors import BertJaxError, UsageError
-from bert_jax.files import atomic_writer, clear_errors, require_writable, to_json
+from bert_jax.files import atomic_writer, clear_errors, parse_json, require_writable, to_json
 from bert_jax.infer.answer import answers
 from bert_jax.infer.attention import attention_answers
 from bert_jax.infer.attention_page import write_page
@@ -146,8 +145,8 @@ def _object_of(text: Input) -> Input:
     if not isinstance(text, str) or not text.lstrip().startswith("{"):
         return text
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text)
+    except ValueError:
         return text
 
 
@@ -171,8 +170,8 @@ def inputs_of_file(spec: str, task: str) -> Iterator[Input]:
 
 def _input_of(line: str, field: str, verb: Verb, place: str) -> Input:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
+        value = parse_json(line)
+    except ValueError as error:
         raise BertJaxError(f"{place} is not JSON: {error}") from error
     found: Any = value
     label = verb.label

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bert_jax.bert_config import BertConfig
 from bert_jax.errors import BertJaxError
 
 _LAYER = "layer_"
@@ -59,6 +60,29 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
             raise BertJaxError(f"parameter path {path!r} is both a parameter and a folder: rename one of them")
         node[name] = leaf
     return tree
+
+
+def require_sizes(tree: Mapping[str, Any], config: BertConfig, where: object) -> None:
+    """Errors: `BertJaxError` unless the encoder's arrays have the sizes that a configuration from elsewhere says.
+
+    Only what costs nothing is looked at: a configuration of a thousand million layers is not to be described first.
+    """
+    width = config.hidden_size
+    expected = {
+        "embeddings/word_embeddings": (config.known_vocab_size, width),
+        "embeddings/position_embeddings": (config.max_position_embeddings, width),
+        "embeddings/token_type_embeddings": (config.type_vocab_size, width),
+        "encoder/layer_0/attention/query/kernel": (width, config.num_attention_heads, config.head_size),
+        "encoder/layer_0/feed_forward/intermediate/kernel": (width, config.intermediate_size),
+    }
+    leaves = flatten(tree)
+    for path, shape in expected.items():
+        found = tuple(leaves[path].shape) if path in leaves else None
+        if found != shape:
+            raise BertJaxError(f"{where}: {path} has the shape {found}: its configuration says {shape}")
+    layers = len(tree["encoder"])
+    if layers != config.num_hidden_layers:
+        raise BertJaxError(f"{where} has {layers} layers: its configuration says {config.num_hidden_layers}")
 
 
 def counts(tree: Mapping[str, Any]) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
-from bert_jax.files import clear_errors
+from bert_jax.files import clear_errors, parse_json
 from bert_jax.finetune_config import TaskData
 from bert_jax.tasks.multiple_choice import check_choices
-from bert_jax.tasks.source_files import files_of
+from bert_jax.tasks.source_files import files_of, whole_number
 from bert_jax.tasks.task import ChoiceExample
 
-_ENDING = re.compile(r"(?:ending|choice|option)_?(\d+)", re.IGNORECASE)
+_ENDING = re.compile(r"(?:ending|choice|option)_?(\d{1,9})", re.IGNORECASE)
 _CODAH_COLUMNS = ("category", "prompt", "ending0", "ending1", "ending2", "ending3", "label")
 _CONTEXTS = ("context", "sent1", "startphrase", "prompt")  # in the order in which they are looked for
 
@@ -64,8 +63,8 @@ def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
+            value = parse_json(line)
+        except ValueError as error:
             raise BertJaxError(f"{path}, line {number} is not JSON: {error}") from error
         if not isinstance(value, dict):
             raise BertJaxError(f"{path}, line {number} holds {line[:60]}: expected {_OBJECT}")
@@ -153,6 +152,7 @@ def _named(row: Mapping[str, Any], column: str) -> str | None:
 def _label(value: Any, place: str) -> int | None:
     if value is None or value == "":
         return None
-    if type(value) is int or (isinstance(value, str) and value.strip().lstrip("-").isdecimal()):
-        return int(value)
+    number = whole_number(value) if isinstance(value, str) else value
+    if type(number) is int:
+        return number
     raise BertJaxError(f"{place} has the label {value!r}: expected the number of the right choice, counted from 0")

@@ -16,6 +16,7 @@ import numpy as np
 
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
+from bert_jax.tasks.source_files import whole_number
 from bert_jax.tasks.task import Batch, Form, Outputs, Prediction, Row, TextExample
 from bert_jax.text.cutting import cut_pair, cut_single
 from bert_jax.train.losses import negative_log_likelihood
@@ -207,7 +208,8 @@ class MultiLabel(TextForm):
 
 def in_order(labels: Iterable[str]) -> tuple[str, ...]:
     """Labels in an order that does not depend on the examples': numbers by size, then names by their letters."""
-    return tuple(sorted(labels, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name)))
+    numbers = {name: whole_number(name) if name.isdecimal() else None for name in labels}
+    return tuple(sorted(numbers, key=lambda name: (numbers[name] is None, numbers[name] or 0, name)))
 
 
 def unknown_label(place: str, label: str, labels: Sequence[str]) -> BertJaxError:

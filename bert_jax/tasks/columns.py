@@ -19,7 +19,7 @@ from bert_jax.console import log, warn
 from bert_jax.data.streams import Unit, compression_of, read_lines
 from bert_jax.data.tfds_source import tfds_rows
 from bert_jax.errors import BertJaxError
-from bert_jax.files import clear_errors
+from bert_jax.files import clear_errors, parse_json
 from bert_jax.finetune_config import TaskData
 from bert_jax.tasks.source_files import files_of
 
@@ -215,8 +215,8 @@ def _objects(path: str, commas: bool, data: TaskData, columns: Mapping[str, Colu
             continue
         place = f"{path}, line {number}"
         try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
+            value = parse_json(line)
+        except ValueError as error:
             yield BertJaxError(f"{place} is not JSON: {error}")
             continue
         if not isinstance(value, dict):

@@ -26,7 +26,7 @@ from bert_jax.tasks.task import TaggedExample
 
 DOCUMENT_MARK = "-DOCSTART-"
 _BLANKS = re.compile("[ \t]+")
-_NUMBERED = re.compile(r"(.+?)(\d+)", re.DOTALL)  # a character and its place in the word: 国0 家1
+_NUMBERED = re.compile(r"(.+?)(\d{1,9})", re.DOTALL)  # a character and its place in the word: 国0 家1
 
 
 @dataclass

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from bert_jax.errors import BertJaxError
 from bert_jax.finetune_config import TaskData
 from bert_jax.tasks.columns import Cells, Column, number_of, read_examples, text_of
+from bert_jax.tasks.source_files import whole_number
 from bert_jax.tasks.task import Reader, TextExample
 
 
@@ -157,9 +158,10 @@ def class_of(cells: Cells, classes: tuple[str, ...] = ()) -> str | None:
         raise BertJaxError(f"{cells.place} has an empty label")
     if not classes or name in classes:
         return name
-    if name.lstrip("-").isdecimal():
-        if 0 <= int(name) < len(classes):
-            return classes[int(name)]
+    number = whole_number(name)
+    if number is not None:
+        if 0 <= number < len(classes):
+            return classes[number]
         raise BertJaxError(
             f"{cells.place} has label {name}: expected 0 to {len(classes) - 1}, for {', '.join(classes)}"
         )

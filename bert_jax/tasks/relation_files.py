@@ -36,7 +36,7 @@ SEMEVAL_LABELS = (
 _JSON = re.compile(r"\s*(\{|\[\s*(\{|$))")
 _NUMBERED = re.compile(r'(\d+)\s+"(.*)"\s*')
 # The blank inside of a tag is not part of the text.
-_TAG = re.compile(r"<e([12])>\s*|\s*</e([12])>")
+_TAG = re.compile(r"<e([12])>\s*|</e([12])>")
 Place = tuple[int, int]
 
 
@@ -173,7 +173,9 @@ def without_tags(text: str, place: str) -> tuple[str, tuple[Place, Place]]:
     length = before = 0
     edges: dict[tuple[str, bool], list[int]] = {}
     for tag in _TAG.finditer(text):
-        parts.append(text[before : tag.start()])
+        # Stripped here, since a pattern that begins with blanks takes the square of their number to find nothing.
+        part = text[before : tag.start()]
+        parts.append(part if tag[1] else part.rstrip())
         length += len(parts[-1])
         edges.setdefault((tag[1] or tag[2], tag[1] is not None), []).append(length)
         before = tag.end()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
-from bert_jax.files import clear_errors
+from bert_jax.files import clear_errors, parse_json
 from bert_jax.finetune_config import TaskData
 
 
@@ -51,7 +52,7 @@ def objects_of(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Errors: `BertJaxError` naming the line for what is no JSON, or no object.
     """
-    text, decoder = text_of(path), json.JSONDecoder()
+    text = text_of(path)
     position, line, counted = 0, 1, 0
     inside = text.lstrip()[:1] == "["  # one list of objects: its brackets and commas stand between them
     between = " \t\r\n[,]" if inside else " \t\r\n"
@@ -64,12 +65,23 @@ def objects_of(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             return
         place = f"{path}, line {line}"
         try:
-            value, position = decoder.raw_decode(text, position)
+            value, position = parse_json(text, position)
         except json.JSONDecodeError as error:
             raise BertJaxError(f"{path}, line {error.lineno} is not JSON: {error.msg}") from error
+        except ValueError as error:
+            raise BertJaxError(f"{place} is not JSON: {error}") from error
         if not isinstance(value, dict):
             raise BertJaxError(f"{place} holds {str(value)[:40]!r}: expected a JSON object")
         yield place, value
+
+
+_WHOLE = re.compile(r"\s*(-?\d{1,18})\s*")
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number that a text is, None for anything else, and for one of more digits than a number here has."""
+    match = _WHOLE.fullmatch(text)
+    return None if match is None else int(match[1])
 
 
 class Unusable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -144,11 +145,10 @@ class Tokenizer(abc.ABC):
 
 def _cut_at(text: str, specials: dict[str, int]) -> list[tuple[str, int | None]]:
     """`text` as (plain part, special that follows it or None), cut at the earliest special each time."""
+    pieces = sorted(filter(None, specials))  # of two at one place the first in this order
     parts: list[tuple[str, int | None]] = []
-    while True:
-        found = [(text.find(piece), piece) for piece in specials if piece and piece in text]
-        if not found:
-            return [*parts, (text, None)]
-        place, piece = min(found)
-        parts.append((text[:place], specials[piece]))
-        text = text[place + len(piece) :]
+    begin = 0
+    for found in re.finditer("|".join(map(re.escape, pieces)), text) if pieces else ():
+        parts.append((text[begin : found.start()], specials[found[0]]))
+        begin = found.end()
+    return [*parts, (text[begin:], None)]

@@ -6,6 +6,7 @@ BERT does is refused: read as BERT's it would give other ids without a word.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,9 @@ from bert_jax.text.wordpiece import CONTINUES, MAX_WORD_CHARACTERS
 TOKENIZER_FILE = "tokenizer.json"
 ADDED_FILE = "added_tokens.json"
 _THEIR_MAX_WORD_CHARACTERS = 100  # what their converter writes; longer words differ from google's, as documented
+
+
+_ID = re.compile("[0-9]{1,18}")
 
 
 class Flags(NamedTuple):
@@ -48,8 +52,13 @@ def read_added(directory: Path, lines: Sequence[str]) -> list[str]:
     """
     path, added = _added(directory)
     known = set(lines)
+    for content, number in added:
+        if type(number) is not int or "\n" in content:
+            raise BertJaxError(
+                f"{path}: the token {content[:60]!r} has the id {number!r}: expected a line and its number"
+            )
     by_id = {number: content for content, number in added if content not in known}
-    if sorted(by_id, key=str) != sorted(range(len(lines), len(lines) + len(by_id)), key=str):
+    if sorted(by_id) != list(range(len(lines), len(lines) + len(by_id))):
         raise BertJaxError(
             f"{path} adds {_some(list(by_id.values()))} with ids {_some(list(map(str, by_id)))}: expected "
             f"{len(lines)} and on, behind the entries of vocab.txt; do the two files belong together?"
@@ -90,7 +99,7 @@ def _added(directory: Path) -> tuple[Path, list[tuple[str, Any]]]:
     path = directory / CONFIG_FILE
     by_id = _read(path).get("added_tokens_decoder") if path.is_file() else None
     if isinstance(by_id, Mapping) and by_id:
-        items = _tokens({"id": int(key) if key.isdecimal() else key, **_fields(item)} for key, item in by_id.items())
+        items = _tokens({"id": int(key) if _ID.fullmatch(key) else key, **_fields(item)} for key, item in by_id.items())
         return path, [(str(item["content"]), item["id"]) for item in items]
     path = directory / ADDED_FILE
     return path, list(_read(path).items()) if path.is_file() else []

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from bert_jax.errors import BertJaxError
-from bert_jax.files import atomic_writer, clear_errors
+from bert_jax.files import atomic_writer, clear_errors, parse_json
 from bert_jax.model.parameters import flatten, unflatten
 from bert_jax.train.metrics import read_metrics
 from bert_jax.train.supervised import Member
@@ -161,8 +161,13 @@ def best_models(folder: Path) -> dict[str, BestModel]:
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         metadata = _metadata(path)
-        label, step = path.name.removesuffix(SUFFIX), int(metadata["step"])
-        found.append(BestModel(label, step, json.loads(metadata["score"]), json.loads(metadata["scores"])))
+        try:
+            step, score, scores = (parse_json(metadata[name]) for name in ("step", "score", "scores"))
+        except ValueError as error:
+            raise BertJaxError(f"{path} is damaged ({error}): train again, or restore it from a copy") from error
+        if type(step) is not int or not isinstance(score, int | float) or not isinstance(scores, dict):
+            raise BertJaxError(f"{path} is damaged (step {step!r}, score {score!r}): train again, or restore a copy")
+        found.append(BestModel(path.name.removesuffix(SUFFIX), step, score, scores))
     return {model.label: model for model in sorted(found, key=lambda model: -model.score)}
 
 

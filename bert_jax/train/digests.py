@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -113,12 +112,14 @@ def read_record(directory: Path) -> dict[str, Any]:
     path = directory / RECORD_FOLDER / RECORD_FILE
     try:
         with damage_if_unreadable():
-            record = dict(json.loads(path.read_bytes()))
+            record = dict(files.parse_json(path.read_bytes().decode("utf-8")))
             checksum = record.pop("checksum")
     except Damaged as damage:
         raise Damaged(f"{path.name}: {damage}") from damage
     if files.digest(record) != checksum:
         raise Damaged(f"{path.name}: its checksum is {files.digest(record)[:12]}, not {str(checksum)[:12]} as written")
+    if not isinstance(record.get("format"), int) or not isinstance(record.get("score", ""), int | float | None):
+        raise Damaged(f"{path.name}: format {record.get('format')!r} and score {record.get('score')!r} are none")
     if record["format"] > RECORD_FORMAT:
         raise BertJaxError(
             f"{path} has format {record['format']}, this version reads {RECORD_FORMAT}: install a newer bert_jax"

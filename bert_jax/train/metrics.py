@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -218,7 +217,6 @@ class MetricsWriter:
     def __init__(self, path: Path, tensorboard: Path | None, restored_step: int):
         self._path, self._warned = path, False
         self._events: EventFile | None = None
-        self._whole_line = True
         self.active = jax.process_index() == 0
         if not self.active:
             return
@@ -232,14 +230,11 @@ class MetricsWriter:
         if not self.active:
             return
         try:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(("" if self._whole_line else "\n") + files.to_json(line) + "\n")
-            self._whole_line = True
+            files.append_line(self._path, files.to_json(line))
             if self._events is not None:
                 numbers = {_tag(name): value for name, value in line.items() if isinstance(value, int | float)}
                 self._events.write(line["step"], {tag: numbers[tag] for tag in numbers if tag not in _NOT_DRAWN})
         except OSError as error:
-            self._whole_line = False
             if not self._warned:
                 warn(f"cannot write {self._path}: {error.strerror}; training goes on, lines are missing there")
             self._warned = True
@@ -265,8 +260,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     lines = []
     for line in text.splitlines():
-        with suppress(json.JSONDecodeError):
-            value = json.loads(line)
+        with suppress(ValueError):
+            value = files.parse_json(line)
             if isinstance(value, dict) and isinstance(value.get("step"), int):
                 lines.append(value)
     return lines

@@ -19,8 +19,8 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
-import os
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,8 @@ from bert_jax.finetune_config import AnyConfig, FinetuneConfig
 
 RUN_FORMAT = 1
 RUN_FILE = "run.json"
+STEP = re.compile(r"0|[1-9][0-9]{0,17}")
+"""What a step's directory is called: as `str(step)` has it, and no number that no training reaches."""
 _KINDS: dict[str, type[Config] | type[FinetuneConfig]] = {"pretraining": Config, "finetuning": FinetuneConfig}
 _PACKAGES = ("bert-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -97,8 +99,7 @@ class Run:
     @property
     def newest_step(self) -> int:
         """The newest saved step, 0 when there is none."""
-        steps = [int(path.name) for path in self.checkpoints.glob("*") if path.name.isdecimal()]
-        return max(steps, default=0)
+        return max((int(path.name) for path in self.checkpoints.glob("*") if STEP.fullmatch(path.name)), default=0)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -141,10 +142,8 @@ class Run:
         if not _is_first_process():
             return
         line = files.to_json({"time": now(), "event": event, **details})
-        with files.clear_errors("write", self.history), open(self.history, "a+b") as file:
-            if file.seek(0, os.SEEK_END) and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-                line = f"\n{line}"  # a full disk left half a line there
-            file.write(f"{line}\n".encode())
+        with files.clear_errors("write", self.history):
+            files.append_line(self.history, line)
 
     def note(self, event: str, **details: Any) -> None:
         """`record`, but what cannot be written is only warned of: of what the training need not stop for."""
@@ -314,7 +313,9 @@ def open_run(path: str | Path) -> Run:
             created=values["created"],
             facts=dict(values.get("facts", {})),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except BertJaxError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BertJaxError(
             f"{folder / RUN_FILE} is not as it was written ({error!r}): restore it from a copy"
         ) from error

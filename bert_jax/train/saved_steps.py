@@ -20,10 +20,10 @@ from bert_jax import files
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
 from bert_jax.train.digests import Damaged, Leaves, damage_if_unreadable, digests_of, read_record, structure_of
+from bert_jax.train.run import STEP
 from bert_jax.train.saving_errors import reason
 
 STATE_FOLDER = "state"
-_STEP = re.compile(r"\d+")
 _DAMAGED = re.compile(r"\d+\.damaged.*")
 
 _Tree = TypeVar("_Tree")
@@ -111,9 +111,7 @@ def step_directories(directory: Path) -> dict[int, Path]:
     """The whole steps under `checkpoints/`, oldest first."""
     with files.clear_errors("read", directory):
         found = [path for path in directory.iterdir() if path.is_dir()] if directory.is_dir() else []
-    return {
-        int(path.name): path for path in sorted(found, key=lambda p: p.name.zfill(20)) if _STEP.fullmatch(path.name)
-    }
+    return {int(path.name): path for path in sorted(found, key=lambda p: p.name.zfill(20)) if STEP.fullmatch(path.name)}
 
 
 def damaged_directories(directory: Path) -> list[str]:
