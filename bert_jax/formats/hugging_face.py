@@ -18,6 +18,15 @@ from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
 from bert_jax.files import allow_reading, read_json, write_json
 from bert_jax.formats.adopt import Adopted, Report, Tensor, adopt
+from bert_jax.formats.file_names import (
+    CONFIG_FILE,
+    FLAX_FILE,
+    INDEX_FILE,
+    KERAS_FILE,
+    PICKLE_FILE,
+    PICKLE_INDEX_FILE,
+    WEIGHTS_FILE,
+)
 from bert_jax.formats.names import Layout, names, to_theirs
 from bert_jax.formats.pooling import Pooling, write_pooling
 from bert_jax.model.bert import init_parameters, make_model
@@ -25,14 +34,6 @@ from bert_jax.model.parameters import flatten, restore_flax_file
 from bert_jax.text.interface import Tokenizer
 from bert_jax.text.tokenizer_files import CONFIG_FILE as TOKENIZER_CONFIG
 from bert_jax.text.tokenizer_files import read_config
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-FLAX_FILE = "flax_model.msgpack"
-PICKLE_FILE = "pytorch_model.bin"
-PICKLE_INDEX_FILE = "pytorch_model.bin.index.json"
-KERAS_FILE = "tf_model.h5"
 
 # Classes of Hugging Face and our heads; of those that share a name for their head, which one is meant.
 CLASSES: dict[str, tuple[str, ...]] = {

@@ -13,7 +13,7 @@ from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors
 from bert_jax.finetune_config import FinetuneConfig
-from bert_jax.formats import hub, hugging_face, tf1
+from bert_jax.formats import file_names, hub, hugging_face, tf1
 from bert_jax.formats.adopt import UNTIED, Adopted, Report
 from bert_jax.formats.finetuned import TaskFacts, model_facts
 from bert_jax.formats.pooling import MODULES_FILE, Pooling, read_pooling
@@ -149,12 +149,12 @@ def _what_it_is(path: Path) -> str:
     """Of a path that is no model, what it is instead, to say so."""
     if (path / "manifest.json").is_file():
         return " but a token store"
-    if (path / hugging_face.CONFIG_FILE).is_file():
-        return f': its {hugging_face.CONFIG_FILE} names no model_type (add "model_type": "bert" to one of BERT)'
+    if (path / file_names.CONFIG_FILE).is_file():
+        return f': its {file_names.CONFIG_FILE} names no model_type (add "model_type": "bert" to one of BERT)'
     if (path / "vocab.txt").is_file() or (path / "spiece.model").is_file():
         return " but a tokenizer directory"
-    if (path / hugging_face.PICKLE_FILE).is_file():
-        return f" but holds {hugging_face.PICKLE_FILE}, a pickle, without config.json"
+    if (path / file_names.PICKLE_FILE).is_file():
+        return f" but holds {file_names.PICKLE_FILE}, a pickle, without config.json"
     if path.is_dir() and not any(path.iterdir()):
         return " but an empty directory"
     return ""
