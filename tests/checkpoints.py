@@ -27,7 +27,7 @@ def arrays(params: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:
     """The parameters under the names, and in the shapes, of `layout`."""
     leaves = flatten(params)
     table = names(layout, {path: leaf.shape for path, leaf in leaves.items()})
-    return {table[path].theirs: to_theirs(leaf, table[path]) for path, leaf in leaves.items()}
+    return {table[path].theirs: np.ascontiguousarray(to_theirs(leaf, table[path])) for path, leaf in leaves.items()}
 
 
 def write_tf1(folder: Path, variables: Mapping[str, np.ndarray], prefix: str = "bert_model.ckpt") -> Path:

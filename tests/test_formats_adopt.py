@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,8 +15,16 @@ from small_models import small_config
 from bert_jax.errors import BertJaxError
 from bert_jax.formats.adopt import Adopted, Report, Tensor, adopt
 from bert_jax.formats.names import Layout
+from bert_jax.model.parameters import flatten
 
 PATH = Path("somewhere")
+
+
+class Placed(NamedTuple):
+    """An array elsewhere."""
+
+    content: bytes
+    shape: tuple[int, ...]
 
 
 def tensors_of(found: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
@@ -35,6 +45,29 @@ def test_a_classifier_is_the_head_it_is_said_to_be(layout: Layout, head: str) ->
     found = adopted(arrays(params, layout), layout, head)
     assert (found.heads, found.classes) == ((head,), 3 if head != "multiple_choice" else 2)
     assert equal(found.read(), params)
+
+
+def test_arrays_are_placed_one_by_one_the_largest_first_and_dropped() -> None:
+    """When an array is placed none of those read before it is held any more, but by whoever placed it."""
+    params = parameters()
+    read: list[weakref.ref[np.ndarray]] = []
+    sizes = []
+
+    def place(array: np.ndarray) -> Placed:
+        assert not any(earlier() is not None for earlier in read)
+        read.append(weakref.ref(array))
+        sizes.append(array.size)
+        return Placed(array.tobytes(), array.shape)
+
+    later = {
+        name: tensor._replace(read=lambda tensor=tensor: tensor.read().copy())  # type: ignore[misc]
+        for name, tensor in tensors_of(arrays(params, "torch")).items()
+    }
+    found = adopt(later, "torch", small_config(), PATH).read(place=place)
+    assert sizes == sorted(sizes, reverse=True)
+    assert list(flatten(found)) == list(flatten(params))
+    for path, leaf in flatten(params).items():
+        assert flatten(found)[path] == Placed(leaf.tobytes(), leaf.shape), path
 
 
 @pytest.mark.parametrize("scope", ["model.bert.", "module.", "encoder.", "bert.bert."])

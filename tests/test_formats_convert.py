@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from checkpoints import arrays, parameters, write_hugging_face
+from jax import export
 from minilm import minilm_directory
 from small_models import small_run, small_tokenizer
 
@@ -210,6 +211,18 @@ def test_sentence_transformers_loads_the_converted_directory(tmp_path: Path) -> 
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def ragged_pairs(random: np.random.Generator, rows: int, length: int) -> dict[str, np.ndarray]:
+    """Rows of two segments that end in padding, each at another place."""
+    ids = random.integers(5, 20, (rows, length)).astype(np.int32)
+    ends, place = length - 2 - np.arange(rows)[:, None] * 5, np.arange(length)
+    mask, second = place < ends, (place >= ends // 2) & (place < ends)
+    return {
+        "input_ids": np.where(mask, ids, 0),
+        "input_mask": mask.astype(np.int32),
+        "segment_ids": second.astype(np.int32),
+    }
+
+
 def test_stablehlo_directory_holds_what_the_signature_says(tmp_path: Path) -> None:
     small_run(tmp_path / "run", {3: 1.0})
     result = convert(str(tmp_path / "run"), str(tmp_path / "out"), "stablehlo")
@@ -220,19 +233,24 @@ def test_stablehlo_directory_holds_what_the_signature_says(tmp_path: Path) -> No
         "tokenizer",
     ]
     signature = read_json(tmp_path / "out" / "signature.json")
-    assert signature["outputs"] == result["outputs"] and signature["platforms"] == ["cpu", "cuda", "tpu"]
+    program = export.deserialize(bytearray((tmp_path / "out" / "model.stablehlo").read_bytes()))
+    assert signature["outputs"] == result["outputs"]
+    assert signature["platforms"] == list(program.platforms) == ["cpu", "cuda", "tpu"]
+    assert list(signature["inputs"]) == ["input_ids", "input_mask", "segment_ids"]
 
 
 def test_stablehlo_runs_where_bert_jax_is_not(tmp_path: Path) -> None:
-    """In a process that cannot import this package, at shapes that were never named."""
+    """In a process that cannot import this package, at shapes that were never named, of ragged pairs."""
     small_run(tmp_path / "run", {3: 1.0})
     convert(str(tmp_path / "run"), str(tmp_path / "out"), "stablehlo")
     bert = bert_jax.load(tmp_path / "run")
     random = np.random.default_rng(0)
     for rows, length in ((1, 7), (3, 64)):
-        ids = random.integers(5, 20, (rows, length)).astype(np.int32)
-        batch = {"input_ids": ids, "input_mask": np.ones_like(ids), "segment_ids": np.zeros_like(ids)}
+        batch = ragged_pairs(random, rows, length)
         expected = {key: np.asarray(value) for key, value in bert.apply(batch).items()}
+        for key, other in (("input_mask", 1), ("segment_ids", 0)):  # or equal outputs would say nothing of either
+            without = bert.apply({**batch, key: np.full_like(batch[key], other)})
+            assert all(np.abs(np.asarray(without[name]) - expected[name]).max() > 1e-2 for name in expected), key
         np.savez(tmp_path / f"batch_{rows}.npz", **batch)
         np.savez(tmp_path / f"expected_{rows}.npz", **expected)
     code = """
@@ -242,6 +260,7 @@ from safetensors.numpy import load_file
 sys.modules["bert_jax"] = None
 folder = sys.argv[1]
 program = export.deserialize(bytearray(open(f"{folder}/out/model.stablehlo", "rb").read()))
+assert program.platforms == ("cpu", "cuda", "tpu"), program.platforms
 params = load_file(f"{folder}/out/model.safetensors")
 for rows in (1, 3):
     batch, expected = (dict(np.load(f"{folder}/{name}_{rows}.npz")) for name in ("batch", "expected"))

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from loopback_hub import COMMIT, OTHER, Hub, serving
 from small_models import small_config, small_parameters, small_tokenizer
 
+import bert_jax
 from bert_jax.errors import BertJaxError
+from bert_jax.formats import file_names, pooling
 from bert_jax.formats import hub as hub_room
 from bert_jax.formats.hugging_face import write_model_directory
+from bert_jax.formats.model import open_model
+from bert_jax.formats.pooling import Pooling
+from bert_jax.model.bert import abstract_parameters, make_model
+from bert_jax.text import tokenizer_files, tokenizer_json
+from bert_jax.text.tokenizer import SentencePieceTokenizer
 
 pytest.importorskip("huggingface_hub")
 
@@ -32,6 +43,7 @@ except BertJaxError as error:
     print(json.dumps({"error": str(error)}))
 """
 REPOSITORY = Path(__file__).resolve().parent.parent
+NEEDED = ("config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +93,7 @@ def test_only_what_is_needed_is_fetched_and_the_cache_serves_without_a_network(
 ) -> None:
     with serving(Hub(files)) as hub:
         answer = fetch("hf:org/tiny", hub.url, tmp_path)
-        assert hub.fetched() == ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"]
+        assert hub.fetched() == [*NEEDED]
         assert (answer["repository"], answer["revision"], answer["commit"]) == ("org/tiny", "main", COMMIT)
         before = len(hub.requests)
         assert fetch("hf:org/tiny", hub.url, tmp_path) == answer
@@ -181,6 +193,123 @@ def test_shards_and_sentence_transformers_in_a_subfolder(tmp_path: Path, files: 
     with serving(Hub({**nested, "0_Transformer/pytorch_model.bin": b"x"})) as hub:
         fetch("hf:org/tiny", hub.url, tmp_path / "2")
         assert hub.fetched() == sorted(nested)
+
+
+def nested(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The same model as sentence-transformers once laid it out, the encoder in a folder of its own."""
+    modules = [
+        {"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    return {
+        **{f"0_Transformer/{name}": content for name, content in files.items()},
+        "modules.json": json.dumps(modules).encode(),
+        "1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}',
+    }
+
+
+def fetched_directory(files: dict[str, bytes], folder: Path) -> Path:
+    """Where the hub's cache holds what is fetched of a repository of `files`."""
+    with serving(Hub(files)) as hub:
+        return Path(fetch("hf:org/tiny", hub.url, folder)["folder"])
+
+
+def written(files: dict[str, bytes], folder: Path) -> Path:
+    """The directory that somebody has who cloned the repository."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("layout", [dict, nested])
+def test_added_tokens_are_entries_as_in_the_same_directory_here(
+    tmp_path: Path, files: dict[str, bytes], layout: Callable[[dict[str, bytes]], dict[str, bytes]]
+) -> None:
+    lines = files["vocab.txt"].decode().splitlines()
+    known, added = lines[:-2], {piece: number for number, piece in enumerate(lines[-2:], len(lines) - 2)}
+    parts = {name: content for name, content in files.items() if name in NEEDED}
+    vocabulary = {"vocab.txt": "\n".join(known).encode(), "added_tokens.json": json.dumps(added).encode()}
+    repository = layout(parts | vocabulary)
+    here = open_model(written(repository, tmp_path / "here"))
+    there = open_model(fetched_directory(repository, tmp_path / "cache"))
+    assert there.tokenizer.vocab_size == here.tokenizer.vocab_size == len(lines)
+    assert there.tokenizer.fingerprint == here.tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("layout", [dict, nested])
+def test_a_sentence_piece_model_is_fetched(
+    tmp_path: Path, data_dir: Path, layout: Callable[[dict[str, bytes]], dict[str, bytes]]
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    tokenizer = SentencePieceTokenizer((data_dir / "sentencepiece" / "albert_30k_clean.model").read_bytes(), False)
+    config = dataclasses.replace(small_config(), vocab_size=tokenizer.vocab_size)
+    shapes = abstract_parameters(make_model(config, heads=()))
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+    write_model_directory(model, config, params, ())
+    tokenizer.save(model)
+    repository = layout({file.name: file.read_bytes() for file in model.iterdir()})
+    there = open_model(fetched_directory(repository, tmp_path / "cache"))
+    assert there.tokenizer.fingerprint == open_model(model).tokenizer.fingerprint
+
+
+def test_a_sentence_transformers_repository_embeds_as_its_directory(tmp_path: Path, files: dict[str, bytes]) -> None:
+    """As MiniLM lies there, without the `vocab.txt`: recipe, limit, prompts and vectors are those of a clone."""
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    write_model_directory(clone, small_config(), small_parameters(heads=()), ())
+    entries = files["vocab.txt"].decode().splitlines()
+    normalizer = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": False}
+    tokenizer = {
+        "added_tokens": [{"id": number, "content": piece, "special": True} for number, piece in enumerate(entries[:5])],
+        "normalizer": {**normalizer, "strip_accents": None},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "model": {"type": "WordPiece", "vocab": {piece: number for number, piece in enumerate(entries)}},
+    }
+    modules = [
+        {"idx": number, "name": str(number), "path": place, "type": f"sentence_transformers.models.{kind}"}
+        for number, (place, kind) in enumerate(
+            [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+        )
+    ]
+    others = {
+        "tokenizer.json": tokenizer,
+        "modules.json": modules,
+        "1_Pooling/config.json": {"word_embedding_dimension": 16, "pooling_mode_cls_token": True},
+        "sentence_bert_config.json": {"max_seq_length": 7, "do_lower_case": True},
+        "config_sentence_transformers.json": {"prompts": {"query": "a dog ran : "}, "default_prompt_name": "query"},
+    }
+    written({name: json.dumps(value).encode() for name, value in others.items()}, clone)
+    repository = {str(file.relative_to(clone)): file.read_bytes() for file in clone.rglob("*") if file.is_file()}
+    here, there = bert_jax.load(clone), bert_jax.load(fetched_directory(repository, tmp_path / "cache"))
+    prompts = {"query": "a dog ran : "}
+    expected = Pooling("cls", True, 7, prompts, "query", lower_case=True)
+    assert there.source.pooling == here.source.pooling == expected
+    assert there.tokenizer.vocab_size == len(entries)
+    texts = ["The CAT sat on the mat .", "rain", "it was wet , the dog was tired"]
+    vectors = there.embed(texts, truncate=True)
+    np.testing.assert_array_equal(vectors, here.embed(texts, truncate=True))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    for missing in ("CLS", "prompt", "length"):
+        other = {"CLS": {"pooling": "mean"}, "prompt": {"prompt": ""}, "length": {"max_length": 6}}[missing]
+        assert not np.allclose(vectors, there.embed(texts, truncate=True, **other), atol=1e-4), missing  # type: ignore[arg-type]
+
+
+def test_every_file_that_the_readers_name_is_fetched() -> None:
+    """A constant `…_FILE` of a module that reads a directory is a file the hub must give, unless it is never read."""
+    named = {
+        value
+        for module in (tokenizer_files, tokenizer_json, pooling, file_names)
+        for name, value in vars(module).items()
+        if name.endswith("_FILE") and isinstance(value, str)
+    }
+    never = {file_names.PICKLE_FILE, file_names.PICKLE_INDEX_FILE, file_names.KERAS_FILE}
+    patterns = (*hub_room._SMALL, *hub_room._SAFETENSORS, *hub_room._FLAX)
+    for name in named:
+        for place in (name, f"0_Transformer/{name}"):
+            assert any(fnmatch(place, pattern) for pattern in patterns) is (name not in never), place
+    assert "onnx/config.json" not in patterns and not any(fnmatch("onnx/config.json", each) for each in patterns)
 
 
 @pytest.mark.parametrize(

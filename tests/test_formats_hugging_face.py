@@ -16,7 +16,7 @@ from small_models import small_config, small_tokenizer
 from bert_jax.commands import evaluate
 from bert_jax.errors import BertJaxError
 from bert_jax.files import write_json
-from bert_jax.formats.hugging_face import CLASSES
+from bert_jax.formats.hugging_face import CLASSES, save_tensors
 from bert_jax.formats.model import load_model, open_model
 from bert_jax.infer.loaded import Bert, load
 from bert_jax.model.parameters import flatten, unflatten
@@ -31,6 +31,21 @@ def refused(folder: Path) -> str:
         load_model(folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_the_files_written_are_the_librarys_byte_for_byte(tmp_path: Path) -> None:
+    """Views are written as what they show; the library would take their memory as it lies."""
+    from safetensors.numpy import save
+
+    one = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    arrays = {"b.weight": one, "a": one[0].T, "é": one[:, 1], "c": one[1, :0], "b": one[0, 0]}
+    save_tensors(arrays, tmp_path / "model.safetensors")
+    expected = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"format": "pt"})
+    assert (tmp_path / "model.safetensors").read_bytes() == expected
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o444 == 0o444
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BertJaxError, match="cannot write .*file/model.safetensors: "):
+        save_tensors(arrays, tmp_path / "file" / "model.safetensors")
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

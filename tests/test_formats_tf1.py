@@ -14,6 +14,7 @@ import pytest
 from checkpoints import arrays, equal, parameters, write_tf1
 
 from bert_jax.errors import BertJaxError
+from bert_jax.files import write_json
 from bert_jax.formats.model import load_model, open_model
 from bert_jax.infer.loaded import Bert
 from bert_jax.scale.info import model_info
@@ -192,6 +193,19 @@ def test_a_zip_with_and_without_a_folder(tmp_path: Path, archive: str, inner: st
     assert (opened.kind, opened.tokenizer.cased) == ("tf1_zip", cased)
     assert equal(opened.read()[0], params)
     assert open_model(tmp_path / archive, cased=not cased).tokenizer.cased is not cased
+
+
+def test_a_zip_keeps_every_file_of_the_tokenizer(tmp_path: Path) -> None:
+    folder = write_tf1(tmp_path / "made", arrays(parameters(), "google"))
+    lines = (folder / "vocab.txt").read_text().splitlines()
+    (folder / "vocab.txt").write_text("\n".join(lines[:-1]) + "\n")
+    write_json(folder / "added_tokens.json", {lines[-1]: len(lines) - 1})
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as file:
+        for item in folder.iterdir():
+            file.write(item, item.name)
+    here, zipped = open_model(folder), open_model(tmp_path / "model.zip")
+    assert zipped.tokenizer.vocab_size == len(lines)
+    assert zipped.tokenizer.fingerprint == here.tokenizer.fingerprint
 
 
 def test_whatever_is_said_of_a_zip_names_the_zip(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -64,7 +64,7 @@ def test_load_reads_a_run(tmp_path) -> None:
     small_run(tmp_path / "run", {5: None})
     loaded = load(tmp_path / "run")
     same = small_bert(5)
-    assert loaded.source.step == 5
+    assert loaded.source.step == 5 and loaded.source.params is loaded.params
     text = "the [MASK] sat"
     assert loaded.fill_mask(text) == same.fill_mask(text)
 

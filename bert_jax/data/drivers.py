@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data.mixture import AnyFeed, Batch
+from bert_jax.data.without_keras import without_keras
 from bert_jax.errors import BertJaxError
 
 DRIVERS = ("auto", "thread", "tf")
@@ -238,7 +239,8 @@ def tensorflow_on_cpu() -> Any:
     """Import TensorFlow without letting it take an accelerator. Errors: `BertJaxError` when it is not installed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        import tensorflow as tf
+        with without_keras():
+            import tensorflow as tf
     except ImportError as error:
         raise BertJaxError(
             "TensorFlow is not installed: pip install 'bert-jax[tf]', or use the thread driver (data.driver thread)"

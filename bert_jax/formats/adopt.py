@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,15 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
+
+
+Place = Callable[[np.ndarray], Any]
+"""Puts an array where it is wanted; the one it was given is dropped."""
+
+
+def as_read(array: np.ndarray) -> np.ndarray:
+    """The array, left where it was read to."""
+    return array
 
 
 @dataclass
@@ -81,7 +91,8 @@ class Adopted(NamedTuple):
     pooler: bool
     report: Report
     read: Callable[..., dict[str, Any]]
-    """`read(partial=True)` leaves out the head that `UNTIED` speaks of; without, it is refused."""
+    """`read(partial=True)` leaves out the head that `UNTIED` speaks of; without, it is refused. `place` is given each
+    array as it is read, so that one is all that is held twice."""
 
 
 UNTIED = (
@@ -124,14 +135,16 @@ def adopt(
         if found[name.theirs].tensor.dtype != "float32"
     }
 
-    def read(partial: bool = False) -> dict[str, Any]:
+    def read(partial: bool = False, place: Place = as_read) -> dict[str, Any]:
         tied = _is_tied(found, layout)
         if not tied and not partial:
             raise BertJaxError(f"{path}: {UNTIED}: tie them, or remove the decoder {found[_DECODER[layout]].name}")
         kept = {ours: name for ours, name in wanted.items() if tied or not ours.startswith("masked_lm/")}
-        return unflatten(
-            {ours: to_ours(found[name.theirs].tensor.read(), name, shapes[ours]) for ours, name in kept.items()}
-        )
+        leaves = {
+            ours: place(to_ours(found[kept[ours].theirs].tensor.read(), kept[ours], shapes[ours]))
+            for ours in sorted(kept, key=lambda ours: -math.prod(shapes[ours]))  # large copies before much is held
+        }
+        return unflatten({ours: leaves[ours] for ours in kept})
 
     return Adopted(heads, classes, pooler, report, read)
 

@@ -59,7 +59,7 @@ def model_facts(run: Run, revision: str | None, cased: bool | None) -> dict[str,
             member=chosen.label,
             scores=chosen.scores,
         ),
-        "read": lambda partial=False: (read_best(run.path / "models", chosen.label), chosen.step),
+        "read": lambda partial=False, place=None: (read_best(run.path / "models", chosen.label), chosen.step),
         "provenance": {
             "created": run.created,
             "initialized_from": run.initialized_from,

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.errors import BertJaxError
+from bert_jax.formats import pooling
+from bert_jax.formats.file_names import CONFIG_FILE, FLAX_FILE, INDEX_FILE, SHARDS, WEIGHTS_FILE
+from bert_jax.text import tokenizer
 
 PREFIX = "hf:"
 _REASON_CHARACTERS = 160
@@ -33,22 +36,16 @@ def hint(path: str) -> str:
     return f"; on the Hugging Face hub it would be {PREFIX}ORG/{path}"
 
 
-# What is fetched, as patterns of the hub. Root names are exact, so that other folders (onnx/, …) stay where they are.
-_SMALL = (
-    "config.json",
-    "vocab.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "[0-9]_*/config.json",
-    *(f"[0-9]_Transformer/{name}" for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json")),
-    "[0-9]_Transformer/sentence_bert_config.json",
-)
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "model-?????-of-?????.safetensors")
-_SAFETENSORS = (*_WEIGHTS, *(f"[0-9]_Transformer/{name}" for name in _WEIGHTS))
-_FLAX = ("flax_model.msgpack",)
+def _anywhere(*names: str) -> tuple[str, ...]:
+    """Patterns of the hub for files at the root, whose names are exact there so that other folders (onnx/, …) stay
+    where they are, and in the folder of a module of sentence-transformers (0_Transformer/)."""
+    return (*names, *(f"[0-9]_*/{name}" for name in names))
+
+
+# What is fetched: whatever the readers of a directory look for, by their own names of it.
+_SMALL = _anywhere(CONFIG_FILE, *pooling.FILES, pooling.MODULE_CONFIG_FILE, *tokenizer.FILES)
+_SAFETENSORS = _anywhere(WEIGHTS_FILE, INDEX_FILE, SHARDS)
+_FLAX = _anywhere(FLAX_FILE)
 
 
 def parse(spec: str) -> tuple[str, str | None]:
@@ -70,13 +67,13 @@ def fetch(spec: str) -> tuple[Path, dict[str, Any]]:
     """
     repository, revision = parse(spec)
     folder = _snapshot(spec, repository, revision, (*_SMALL, *_SAFETENSORS))
-    if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+    if not any((folder / name).is_file() for name in (CONFIG_FILE, pooling.MODULES_FILE)):
         raise BertJaxError(f"{spec} has no config.json: only models in Hugging Face's layout are read from the hub")
     if not any(folder.rglob("*.safetensors")):
         folder = _snapshot(spec, repository, revision, (*_SMALL, *_SAFETENSORS, *_FLAX))
-        if not (folder / _FLAX[0]).is_file():
+        if not any(folder.rglob(FLAX_FILE)):
             raise BertJaxError(
-                f"{spec} has neither safetensors nor {_FLAX[0]}, and a pickle is never fetched: look among its pull "
+                f"{spec} has neither safetensors nor {FLAX_FILE}, and a pickle is never fetched: look among its pull "
                 f"requests for a converted revision ({PREFIX}{repository}@refs/pr/NUMBER), or download it yourself and "
                 "give the directory: the way to convert it is printed then"
             )

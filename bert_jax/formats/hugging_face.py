@@ -6,6 +6,7 @@ the Flax models that transformers v5 can no longer read. A pickle is never read.
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,17 @@ import numpy as np
 from bert_jax.bert_config import BertConfig
 from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
-from bert_jax.files import allow_reading, clear_errors, is_inside, read_json, write_json
+from bert_jax.files import atomic_writer, clear_errors, is_inside, read_json, write_json
 from bert_jax.formats.adopt import Adopted, Report, Tensor, adopt
+from bert_jax.formats.file_names import (
+    CONFIG_FILE,
+    FLAX_FILE,
+    INDEX_FILE,
+    KERAS_FILE,
+    PICKLE_FILE,
+    PICKLE_INDEX_FILE,
+    WEIGHTS_FILE,
+)
 from bert_jax.formats.names import Layout, names, to_theirs
 from bert_jax.formats.pooling import Pooling, write_pooling
 from bert_jax.model.bert import init_parameters, make_model
@@ -25,14 +35,6 @@ from bert_jax.model.parameters import flatten, restore_flax_file
 from bert_jax.text.interface import Tokenizer
 from bert_jax.text.tokenizer_files import CONFIG_FILE as TOKENIZER_CONFIG
 from bert_jax.text.tokenizer_files import read_config
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
-FLAX_FILE = "flax_model.msgpack"
-PICKLE_FILE = "pytorch_model.bin"
-PICKLE_INDEX_FILE = "pytorch_model.bin.index.json"
-KERAS_FILE = "tf_model.h5"
 
 # Classes of Hugging Face and our heads; of those that share a name for their head, which one is meant.
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -255,15 +257,23 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, longest: int) -> None:
     write_json(folder / TOKENIZER_CONFIG, {**read_config(folder), "model_max_length": longest})
 
 
-def save_tensors(arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Write a safetensors file. Errors: `BertJaxError` when it cannot be written."""
-    from safetensors.numpy import save_file
+def save_tensors(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write float32 arrays, or views of them, as a safetensors file. Errors: `BertJaxError` when it cannot be written.
 
-    try:
-        save_file(arrays, path, metadata={"format": "pt"})
-        allow_reading(path)
-    except Exception as error:  # safetensors raises its own class for a full disk
-        raise BertJaxError(f"cannot write {path}: {error}") from error
+    The same bytes as the library's, which takes all arrays at once and each contiguous: for a model whose kernels are
+    transposed that is the model again, in memory. Here one is copied at a time.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in sorted(arrays):
+        begin, end = end, end + 4 * arrays[name].size
+        header[name] = {"dtype": "F32", "shape": list(arrays[name].shape), "data_offsets": [begin, end]}
+    said = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    said += b" " * (-len(said) % 8)
+    with atomic_writer(path) as file:
+        file.write(len(said).to_bytes(8, "little") + said)
+        for name in sorted(arrays):
+            file.write(np.ascontiguousarray(arrays[name], "<f4").data)
 
 
 def _fresh_pooler(config: BertConfig) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from bert_jax.console import warn
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors
 from bert_jax.finetune_config import FinetuneConfig
-from bert_jax.formats import hub, hugging_face, tf1
-from bert_jax.formats.adopt import UNTIED, Adopted, Report
+from bert_jax.formats import file_names, hub, hugging_face, tf1
+from bert_jax.formats.adopt import UNTIED, Adopted, Place, Report, as_read
 from bert_jax.formats.finetuned import TaskFacts, model_facts
 from bert_jax.formats.pooling import MODULES_FILE, Pooling, read_pooling
 from bert_jax.model.bert import CLASSIFIERS
@@ -56,7 +56,8 @@ class ModelFacts:
 class OpenedModel(ModelFacts):
     """A model whose arrays are not read yet: `read` gives its parameters and their step.
 
-    `read(partial=True)`: without a head that cannot be kept, instead of an error.
+    `read(partial=True)`: without a head that cannot be kept, instead of an error. `read(place=…)`: each array of a
+    published checkpoint goes through `place` as soon as it is read; those of a run are on the default device anyway.
     """
 
     read: Callable[..., tuple[dict[str, Any], int | None]]
@@ -85,19 +86,22 @@ class Kind(NamedTuple):
     open: Callable[[Path, str | None, bool | None], OpenedModel]
 
 
-def load_model(spec: str | os.PathLike[str], *, cased: bool | None = None, partial: bool = False) -> LoadedModel:
+def load_model(
+    spec: str | os.PathLike[str], *, cased: bool | None = None, partial: bool = False, place: Place = as_read
+) -> LoadedModel:
     """Load a MODEL: a run (`RUN`, `RUN@1000`, `RUN@best`), a Hugging Face or sentence-transformers directory,
     `hf:ORG/NAME[@revision]`, a TensorFlow 1 checkpoint or a zip of one.
 
     `cased` overrides what the source says of its casing. `partial`: a masked_lm head that cannot be kept, since its
-    decoder is not the word embeddings, is left out with a warning. Errors: `BertJaxError` when nothing is there, when
-    it is no model or looks like several, when its arrays do not fit its configuration, or for such a head.
+    decoder is not the word embeddings, is left out with a warning. `place`: see `OpenedModel`. Errors: `BertJaxError`
+    when nothing is there, when it is no model or looks like several, when its arrays do not fit its configuration, or
+    for such a head.
     """
     opened = open_model(spec, cased=cased)
     if opened.report is not None and (left := opened.report.left_out()):
         warn(f"{opened.path}: {left} are left out: no parameters of the model that its configuration describes")
     facts = dict(vars(opened))
-    params, step = facts.pop("read")(partial=partial)
+    params, step = facts.pop("read")(partial=partial, place=place)
     if opened.kind == "run":  # published ones are compared before they are read
         require_sizes(params, opened.config, f"{opened.path}/{RUN_FILE}")
     lost = {head: UNTIED for head in opened.heads if head not in params}
@@ -152,12 +156,12 @@ def _what_it_is(path: Path) -> str:
     """Of a path that is no model, what it is instead, to say so."""
     if (path / "manifest.json").is_file():
         return " but a token store"
-    if (path / hugging_face.CONFIG_FILE).is_file():
-        return f': its {hugging_face.CONFIG_FILE} names no model_type (add "model_type": "bert" to one of BERT)'
+    if (path / file_names.CONFIG_FILE).is_file():
+        return f': its {file_names.CONFIG_FILE} names no model_type (add "model_type": "bert" to one of BERT)'
     if (path / "vocab.txt").is_file() or (path / "spiece.model").is_file():
         return " but a tokenizer directory"
-    if (path / hugging_face.PICKLE_FILE).is_file():
-        return f" but holds {hugging_face.PICKLE_FILE}, a pickle, without config.json"
+    if (path / file_names.PICKLE_FILE).is_file():
+        return f" but holds {file_names.PICKLE_FILE}, a pickle, without config.json"
     if path.is_dir() and not any(path.iterdir()):
         return " but an empty directory"
     return ""
@@ -181,7 +185,9 @@ def _open_run(path: Path, revision: str | None, cased: bool | None) -> OpenedMod
         path=path,
         step=_step_of(run, revision),
         heads=heads_of_objective(run.pretraining.train.objective),
-        read=lambda partial=False: restore_params(path, int(revision) if revision and revision != "best" else revision),
+        read=lambda partial=False, place=as_read: restore_params(
+            path, int(revision) if revision and revision != "best" else revision
+        ),
         provenance=run_provenance(run),
     )
 
@@ -250,9 +256,9 @@ def _open_tf1_zip(path: Path, revision: str | None, cased: bool | None) -> Opene
         config, adopted, folder, step = tf1.read_checkpoint(unpacked.folder)
         tokenizer = load_tokenizer(folder, cased)
 
-    def read(partial: bool = False) -> dict[str, Any]:
+    def read(partial: bool = False, place: Place = as_read) -> dict[str, Any]:
         with unpacked.called_by_its_zip():  # which lasts as long as this function, and its directory as long as it
-            return adopted.read(partial)
+            return adopted.read(partial, place)
 
     kept = adopted._replace(read=read)
     return _published(path, "tf1_zip", config, kept, tokenizer, {"format": "tf1_zip"}, step=step)
@@ -286,7 +292,7 @@ def _published(
         path=path,
         step=step,
         heads=adopted.heads,
-        read=lambda partial=False: (adopted.read(partial), step),
+        read=lambda partial=False, place=as_read: (adopted.read(partial, place), step),
         classes=adopted.classes,
         pooler=adopted.pooler,
         labels=labels,

@@ -101,11 +101,11 @@ def to_ours(array: np.ndarray, name: Name, shape: tuple[int, ...]) -> np.ndarray
 
 
 def to_theirs(array: np.ndarray, name: Name) -> np.ndarray:
-    """One of our arrays → as it lies in a layout; bit for bit the inverse of `to_ours`."""
+    """One of our arrays → as it lies in a layout; bit for bit the inverse of `to_ours`. A view of it, where float32."""
     array = np.asarray(array, np.float32)
     flat = name.shape[::-1] if name.turned else name.shape
     array = array.reshape(flat)
-    return np.ascontiguousarray(array.T if name.turned else array)
+    return array.T if name.turned else array
 
 
 def _row(path: str) -> tuple[Module, Leaf, str]:

@@ -8,12 +8,16 @@ from typing import Any, Literal, get_args
 
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors, is_inside, read_json, write_json
+from bert_jax.text.tokenizer_files import CONFIG_FILE as TOKENIZER_CONFIG
 
 Mode = Literal["mean", "cls", "max", "pooler"]
 
 MODULES_FILE = "modules.json"
 _PROMPTS_FILE = "config_sentence_transformers.json"
 _LENGTH_FILE = "sentence_bert_config.json"
+FILES = (MODULES_FILE, _PROMPTS_FILE, _LENGTH_FILE)
+"""Every file that the recipe is read from, beside a module's own `MODULE_CONFIG_FILE` and the tokenizer's files."""
+MODULE_CONFIG_FILE = "config.json"
 _NO_LIMIT = 10**6
 _POOLING_FOLDER = "1_Pooling"
 # Their switches (one each, before they had `pooling_mode`) and ours; null: known there, and not computed here.
@@ -70,7 +74,7 @@ def read_pooling(folder: Path) -> tuple[Path, Pooling] | None:
         if kind == "Transformer":
             encoder = place
         elif kind == "Pooling":
-            mode, include = _mode(place / "config.json")
+            mode, include = _mode(place / MODULE_CONFIG_FILE)
         elif kind == "Normalize":
             normalize = True
         else:
@@ -125,7 +129,7 @@ def _mode(path: Path) -> tuple[str, bool]:
 
 def _max_length(encoder: Path) -> int | None:
     """The longest input: newer versions of theirs keep it with the tokenizer, where a huge number stands for none."""
-    for name, key in ((_LENGTH_FILE, "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
+    for name, key in ((_LENGTH_FILE, "max_seq_length"), (TOKENIZER_CONFIG, "model_max_length")):
         length = _settings(encoder / name).get(key)
         if isinstance(length, int | float) and not isinstance(length, bool) and 0 < length < _NO_LIMIT:
             return int(length)
@@ -152,4 +156,4 @@ def write_pooling(folder: Path, pooling: Pooling, width: int) -> None:
     (folder / _POOLING_FOLDER).mkdir()
     switches = {name: mode == pooling.mode for name, mode in _SWITCHES.items() if mode is not None}
     values = {"word_embedding_dimension": width, **switches, "include_prompt": pooling.include_prompt}
-    write_json(folder / _POOLING_FOLDER / "config.json", values)
+    write_json(folder / _POOLING_FOLDER / MODULE_CONFIG_FILE, values)

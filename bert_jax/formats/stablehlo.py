@@ -55,7 +55,7 @@ def write_stablehlo(
     save_tensors(leaves, folder / "model.safetensors")
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
     signature = {
-        "platforms": list(PLATFORMS),
+        "platforms": list(exported.platforms),
         "inputs": {
             name: {"shape": [size if isinstance(size, int) else str(size) for size in array.shape], "dtype": "int32"}
             for name, array in batch.items()

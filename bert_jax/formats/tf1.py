@@ -27,6 +27,7 @@ from bert_jax.data.drivers import tensorflow_on_cpu
 from bert_jax.errors import BertJaxError
 from bert_jax.files import clear_errors
 from bert_jax.formats.adopt import Adopted, Tensor, adopt
+from bert_jax.text.tokenizer import FILES as TOKENIZER_FILES
 
 CONFIG_FILE = "bert_config.json"
 STATE_FILE = "checkpoint"  # TensorFlow's own record of which checkpoint is the newest
@@ -198,4 +199,4 @@ def _wanted(name: str) -> bool:
     last = name.rsplit("/", 1)[-1]
     if last.startswith("._"):  # what macOS puts beside each file
         return False
-    return ".ckpt" in last or last in (CONFIG_FILE, STATE_FILE, "vocab.txt", "tokenizer_config.json")
+    return ".ckpt" in last or last in (CONFIG_FILE, STATE_FILE, *TOKENIZER_FILES)

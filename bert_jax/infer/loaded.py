@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -45,10 +46,10 @@ class Bert(TaskVerbs):
     def __init__(
         self, source: LoadedModel, *, dtype: Any = jnp.float32, attention: str = "auto", devices: int | None = None
     ):
-        self.source = source
         self.config = source.config
         self.placing = Placing(prediction_devices(devices))
         self.params = self.placing.everywhere(source.params)
+        self.source = dataclasses.replace(source, params=self.params)  # so that nothing is kept twice
         self.tokenizer = source.tokenizer
         self.heads = source.heads
         self.module = model_room.make_model(
@@ -340,4 +341,6 @@ def load(
     `devices` how many of this process's devices share the rows of a batch (default: all accelerators, or one CPU).
     Errors: `BertJaxError` as in `bert_jax.formats.model.load_model`, and for more devices than there are.
     """
-    return Bert(load_model(model, cased=cased, partial=True), dtype=dtype, attention=attention, devices=devices)
+    place = Placing(prediction_devices(devices)).everywhere  # array by array: the whole model is never held twice
+    loaded = load_model(model, cased=cased, partial=True, place=place)
+    return Bert(loaded, dtype=dtype, attention=attention, devices=devices)

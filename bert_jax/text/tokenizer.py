@@ -21,7 +21,15 @@ from bert_jax.text.tokenizer_files import (
     read_vocabulary,
     special_pieces_of,
 )
-from bert_jax.text.tokenizer_json import TOKENIZER_FILE, Flags, check_added, read_added, read_flags, read_tokenizer_json
+from bert_jax.text.tokenizer_json import (
+    ADDED_FILE,
+    TOKENIZER_FILE,
+    Flags,
+    check_added,
+    read_added,
+    read_flags,
+    read_tokenizer_json,
+)
 from bert_jax.text.wordpiece_tokenizer import WordPieceTokenizer
 from bert_jax.text.words import WordsTokenizer
 
@@ -35,6 +43,8 @@ __all__ = [
     "tokenize_lines",
 ]
 
+FILES = (VOCABULARY_FILE, SENTENCE_PIECE_FILE, CONFIG_FILE, TOKENIZER_FILE, ADDED_FILE)
+"""Every file that a tokenizer directory is read from: who fetches or unpacks one takes all of these."""
 
 # Classes of Hugging Face whose `vocab.txt` is read as BERT's is; another name gets a warning, not a refusal.
 _WORDPIECE_CLASSES = frozenset(
