@@ -55,9 +55,9 @@ def test_features(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("features", "--layers", "-9"), 1, "there is no layer -9"),
         (("embed", "--words"), 2, "--words is for features, not for embed"),
         (
-            ("senses", "--word", "cat", "--truncate"),
+            ("tag", "--truncate"),
             2,
-            "--truncate is for fill-mask, next-sentence, embed, features, at",
+            "--truncate is for fill-mask, next-sentence, embed, features, attention, classify, senses, not for tag",
         ),
         (("embed", "--out", "x.png"), 2, "embed writes .jsonl, .npy"),
         (("embed", "--out", "/proc/x.npy"), 1, "cannot write /proc/x.npy"),
