@@ -82,3 +82,21 @@ def test_repeated_failures_of_arrays_are_not_logged_other_lines_are(
     log.error("Future exception was never retrieved", exc_info=ValueError("of somebody else"))
     log.warning("orbax is slow")
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("name", "dropped"),
+    [
+        ("async_serialize_from_host", True),
+        ("_async_serialize_shardings", True),
+        ("_serialize_arrays_batches_without_dispatcher.<locals>._serialize_without_dispatcher", True),
+        ("_create_paths", True),
+        ("cancellable", True),
+        ("JsonCheckpointHandler._save_fn", True),
+        ("BasePyTreeCheckpointHandler._write_metadata_after_commits", True),
+        ("mine", False),
+    ],
+)
+def test_what_orbax_had_begun_and_nobody_awaits_is_dropped(hooked: list[Any], name: str, dropped: bool) -> None:
+    sys.unraisablehook(_unraisable(RuntimeWarning(f"coroutine '{name}' was never awaited")))  # type: ignore[arg-type]
+    assert bool(hooked) is not dropped

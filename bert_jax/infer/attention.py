@@ -14,7 +14,7 @@ import numpy as np
 
 from bert_jax.errors import BertJaxError
 from bert_jax.infer.attention_walk import Vectors, project
-from bert_jax.infer.batching import Encoded, stream
+from bert_jax.infer.batching import Encoded, stream, with_known_segments
 from bert_jax.infer.windows import Fit, rows_of
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def attentions(
         ]
 
     encoded = (
-        bert.with_known_segments(_encode(bert, item, f"input {number}", fit))
+        with_known_segments(_encode(bert, item, f"input {number}", fit), config.type_vocab_size, bert.source.path)
         for number, item in enumerate(inputs, start=1)
     )
     return fit.reported(

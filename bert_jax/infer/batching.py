@@ -51,6 +51,13 @@ class Part(NamedTuple):
     slots: int
 
 
+def with_known_segments(item: Encoded, segments: int, model: object) -> Encoded:
+    """`item`. Errors: `BertJaxError` for a pair where the model has one segment (`segments`, its type_vocab_size)."""
+    if max(item.segment_ids) >= segments:
+        raise BertJaxError(f"a pair has two segments, and {model} has {segments} (type_vocab_size): give single texts")
+    return item
+
+
 def bucket(size: int, sizes: Sequence[int]) -> int:
     """The smallest of the ascending `sizes` that holds `size`; past the last one, the next power of two."""
     for candidate in sizes:

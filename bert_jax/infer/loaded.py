@@ -16,7 +16,7 @@ from bert_jax.errors import BertJaxError
 from bert_jax.formats.model import LoadedModel, load_model
 from bert_jax.formats.pooling import Mode
 from bert_jax.infer.attention import Attention, TextOrPair, attentions
-from bert_jax.infer.batching import ACCELERATOR_TOKENS, CPU_TOKENS, WINDOW, Answer, Encoded, stream
+from bert_jax.infer.batching import ACCELERATOR_TOKENS, CPU_TOKENS, WINDOW, Answer, Encoded, stream, with_known_segments
 from bert_jax.infer.embed import recipe_of, sentence_vectors
 from bert_jax.infer.features import Join, token_features
 from bert_jax.infer.fill_mask import fill_masks
@@ -248,7 +248,7 @@ class Bert(TaskVerbs):
     ) -> Iterator[Answer]:
         """`bert_jax.infer.batching.stream` for this model: batches sized for its devices, and placed on them."""
         return stream(
-            map(self.with_known_segments, items),
+            (with_known_segments(item, self.config.type_vocab_size, self.source.path) for item in items),
             lambda batch, members: compute({name: self.place(array) for name, array in batch.items()}, members),
             limit=self.config.max_position_embeddings,
             pad_id=self.tokenizer.pad_id,
@@ -261,15 +261,6 @@ class Bert(TaskVerbs):
 
     def _on_cpu(self) -> bool:
         return self.placing.devices[0].platform == "cpu"
-
-    def with_known_segments(self, item: Encoded) -> Encoded:
-        """`item`. Errors: `BertJaxError` for a pair where the model has one segment."""
-        if max(item.segment_ids) >= self.config.type_vocab_size:
-            raise BertJaxError(
-                f"a pair has two segments, and {self.source.path} has {self.config.type_vocab_size} (type_vocab_size): "
-                "give single texts"
-            )
-        return item
 
     def place(self, array: np.ndarray) -> Any:
         """`array`, one row per input, spread over this model's devices by rows."""

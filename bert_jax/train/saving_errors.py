@@ -21,7 +21,10 @@ from bert_jax.console import logger
 
 _LONGEST = 200
 _ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
-_NEVER_AWAITED = r"coroutine 'async_serialize\S*' was never awaited"
+_NEVER_AWAITED = (
+    r"coroutine '(_?async_serialize|_serialize_|_create_paths|cancellable|\w+CheckpointHandler\.)\S*' was never awaited"
+)
+"""Orbax's own coroutines, begun for the other arrays and files of a save that had failed by then."""
 _installed = False
 
 Hook = Callable[["sys.UnraisableHookArgs"], Any]
