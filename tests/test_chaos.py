@@ -35,7 +35,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_five_kills_and_eight_damaged_places(work: Path) -> None:
     moments = ("save", "phase switch", "deletion", "cache write", "step")
     found = result("kill.py", "--kills", "5", "--work", str(work), "--moments", *moments)
-    assert found["kills"] == 5 and set(found["by_moment"]) <= set(moments)
+    assert found["by_moment"] == dict.fromkeys(moments, 1)
     assert found["failures"] == []
     found = result("damage.py", str(work / "whole"), "--places", "8", "--seed", "1")
     assert sum(sum(outcomes.values()) for outcomes in found["outcomes"].values()) == 8

@@ -206,7 +206,7 @@ class Torment:
         begun, run = time.monotonic(), self.work / "killed-0"
         while sum(self.kills.values()) < kills and not self.failures:
             count = sum(self.kills.values())
-            self.kill(run, self.moments[(count + self.escaped) % len(self.moments)])
+            self.kill(run, self.moments[count % len(self.moments)])
             told_at(f"{sum(self.kills.values())} kills, step {newest(run)}")
             if newest(run) >= STEPS or sum(self.kills.values()) % KILLS_PER_RUN == 0:
                 run = self._next(run)
