@@ -227,8 +227,10 @@ class Checkpoints:
             self._saving, self._scores[step] = step, None if score is None else Score(phase, score)
 
     def poll(self) -> None:
-        """Note a save that has ended, without waiting for one that has not."""
-        if self._saving is not None and not self._manager.is_saving_in_progress():
+        """Note a save that has ended, without waiting for one that has not; remove what a failed one left."""
+        if self._saving is None:
+            self._remove_late_writes()
+        elif not self._manager.is_saving_in_progress():
             self._finish()
 
     def wait(self) -> None:
@@ -242,6 +244,7 @@ class Checkpoints:
         """Finish the background work; a failure is logged, not raised."""
         self._finish()
         self._close_manager()
+        self._remove_late_writes()
 
     def _open_manager(self) -> Any:
         import orbax.checkpoint as ocp
@@ -278,7 +281,7 @@ class Checkpoints:
         if self.told:
             log(f"saved checkpoint {step}")
         self._drop_old()
-        self._remove_left_overs()  # of a save that failed, its last writes may have come after they were removed
+        self._remove_late_writes()
 
     def _failed(self, step: int, error: Exception, told: bool = True) -> None:
         self.failures += 1
@@ -308,6 +311,11 @@ class Checkpoints:
         for step in steps:
             if step not in kept and step != best:
                 _delete(directories[step])
+
+    def _remove_late_writes(self) -> None:
+        """After a failed save: TensorStore's last writes may make its folder anew once that was removed."""
+        if self.failures:
+            self._remove_left_overs()
 
     def _remove_left_overs(self) -> None:
         if jax.process_index() != 0:
