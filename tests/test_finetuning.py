@@ -19,6 +19,7 @@ from bert_jax.errors import BertJaxError
 from bert_jax.formats.model import load_model
 from bert_jax.model.parameters import flatten
 from bert_jax.scale.info import info
+from bert_jax.tasks import predicting
 from bert_jax.tasks.table import TASKS
 from bert_jax.train.best import best_models, read_best
 from bert_jax.train.metrics import read_metrics
@@ -96,6 +97,39 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole: tuple[Path, dict[str, Any]], s
     second = bert_jax.finetune(config, run=str(tmp_path / "run"))
     assert second["stopped"] is False
     assert losses_of(tmp_path / "run") == losses_of(whole[0])
+    for path, leaf in params_of(whole[0]).items():
+        np.testing.assert_array_equal(params_of(tmp_path / "run")[path], leaf, err_msg=path)
+
+
+def test_an_evaluation_is_broken_off_by_a_signal_and_made_first_when_the_run_goes_on(
+    whole: tuple[Path, dict[str, Any]], start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, calls = animal_config(tmp_path / "data"), []
+    make_batch = predicting.make_batch
+
+    def interrupting(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 7:  # in the middle of the second evaluation, which has five batches
+            os.kill(os.getpid(), signal.SIGTERM)
+        return make_batch(*arguments)
+
+    monkeypatch.setattr(predicting, "make_batch", interrupting)
+    first = bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)
+    assert (first["stopped"], first["step"], len(calls)) == (True, 24, 7)
+    assert [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "eval_accuracy" in line] == [
+        12
+    ]
+    second = bert_jax.finetune(config, run=str(tmp_path / "run"))
+    assert second["stopped"] is False and second["best"] == whole[1]["best"]
+    scores = [
+        [
+            (line["step"], line["eval_accuracy"])
+            for line in read_metrics(run / "metrics.jsonl")
+            if "eval_accuracy" in line
+        ]
+        for run in (tmp_path / "run", whole[0])
+    ]
+    assert scores[0] == scores[1]
     for path, leaf in params_of(whole[0]).items():
         np.testing.assert_array_equal(params_of(tmp_path / "run")[path], leaf, err_msg=path)
 

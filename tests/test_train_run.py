@@ -79,6 +79,24 @@ def test_a_broken_run_file_is_named(tmp_path: Path, change: object, message: str
         open_run(tmp_path)
 
 
+@pytest.mark.parametrize("changed", [("1e-12", "1e-02"), ('"store": "bb', '"store": "bc'), ('"seed": 0', '"seed": 1')])
+def test_a_changed_number_is_not_another_run(tmp_path: Path, changed: tuple[str, str]) -> None:
+    open_or_create(tmp_path, tiny_config())
+    text = (tmp_path / "run.json").read_text()
+    assert changed[0] in text
+    (tmp_path / "run.json").write_text(text.replace(*changed, 1))
+    with pytest.raises(BertJaxError, match=r"run.json is not as it was written \(its checksum is another\)"):
+        open_run(tmp_path)
+
+
+def test_a_run_of_before_checksums_is_read(tmp_path: Path) -> None:
+    created = open_or_create(tmp_path, tiny_config())
+    values = json.loads((tmp_path / "run.json").read_text())
+    del values["checksum"]
+    (tmp_path / "run.json").write_text(json.dumps(values))
+    assert open_run(tmp_path).config == created.config
+
+
 def test_what_is_no_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(BertJaxError, match="is no run directory: it holds no run.json"):
         open_run(tmp_path)

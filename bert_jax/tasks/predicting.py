@@ -10,6 +10,7 @@ import numpy as np
 
 from bert_jax.tasks.batches import Part, make_batch
 from bert_jax.tasks.task import Form, Prediction, Row
+from bert_jax.train.signals import interrupt_if_asked
 
 
 class PredictionRows:
@@ -35,7 +36,8 @@ class PredictionRows:
         """The predictions of each of `members` runs for all examples, in their order.
 
         `step(batch)` gives what the form predicts from, with a leading axis where there are several runs. No more than
-        three batches are on the device at a time.
+        three batches are on the device at a time. Errors: `Interrupted` when the training that it is a part of was
+        asked to stop.
         """
         outputs: list[list[Mapping[str, np.ndarray]]] = [[{}] * len(self._rows) for _ in range(members)]
         waiting: list[tuple[Part, Mapping[str, jax.Array]]] = []
@@ -49,6 +51,7 @@ class PredictionRows:
                     outputs[run][row] = {name: array[place] for name, array in own.items()}
 
         for part in self._parts(batch):
+            interrupt_if_asked()
             waiting.append((part, step(make_batch(self._rows, part, batch, self._sequences, self._form))))
             if len(waiting) > 2:
                 fetch()

@@ -121,21 +121,19 @@ class Run:
         """Write `run.json`, atomically; the first process only."""
         if not _is_first_process():
             return
-        files.write_json(
-            self.path / RUN_FILE,
-            {
-                "format": RUN_FORMAT,
-                "kind": next(kind for kind, of in _KINDS.items() if isinstance(self.config, of)),
-                "created": self.created,
-                "config": to_dict(self.config),
-                "fingerprints": self.fingerprints,
-                "numerics": self.numerics,
-                "versions": versions(),
-                "initialized_from": self.initialized_from,
-                "calibrated_minutes": self.calibrated_minutes,
-                **({"facts": self.facts} if self.facts else {}),
-            },
-        )
+        values = {
+            "format": RUN_FORMAT,
+            "kind": next(kind for kind, of in _KINDS.items() if isinstance(self.config, of)),
+            "created": self.created,
+            "config": to_dict(self.config),
+            "fingerprints": self.fingerprints,
+            "numerics": self.numerics,
+            "versions": versions(),
+            "initialized_from": self.initialized_from,
+            "calibrated_minutes": self.calibrated_minutes,
+            **({"facts": self.facts} if self.facts else {}),
+        }
+        files.write_json(self.path / RUN_FILE, {**values, "checksum": files.digest(values)})
 
     def record(self, event: str, **details: Any) -> None:
         """Add one line to `history.jsonl`; the first process only. Errors: `BertJaxError` when it cannot be written."""
@@ -291,7 +289,11 @@ def _stored_config(folder: Path, values: Mapping[str, Any], kind: str) -> AnyCon
 
 
 def open_run(path: str | Path) -> Run:
-    """Read a run directory. Errors: `BertJaxError` when `path` is none, is broken, or has a format of the future."""
+    """Read a run directory.
+
+    Errors: `BertJaxError` when `path` is none, is broken, has a format of the future, or was changed since it was
+    written: a flipped bit in a number would otherwise be another model. Runs of before there was a checksum have none.
+    """
     folder = Path(path)
     if not is_run(folder):
         reason = "holds no run.json" if folder.is_dir() else "does not exist"
@@ -303,7 +305,7 @@ def open_run(path: str | Path) -> Run:
                 f"{folder / RUN_FILE} has format {values['format']}, this version reads {RUN_FORMAT}: "
                 "install a newer bert_jax"
             )
-        return Run(
+        run = Run(
             path=folder,
             config=_stored_config(folder, values["config"], values.get("kind", "pretraining")),
             fingerprints=dict(values["fingerprints"]),
@@ -319,3 +321,9 @@ def open_run(path: str | Path) -> Run:
         raise BertJaxError(
             f"{folder / RUN_FILE} is not as it was written ({error!r}): restore it from a copy"
         ) from error
+    if "checksum" in values and values.pop("checksum") != files.digest(values):
+        raise BertJaxError(
+            f"{folder / RUN_FILE} is not as it was written (its checksum is another): restore it from a copy; to change "
+            "the configuration of a run, give the new one to pretrain or finetune"
+        )
+    return run
