@@ -46,6 +46,12 @@ def losses_of(run: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line]
 
 
+def scores_of(run: Path) -> list[tuple[int, float]]:
+    """(step, accuracy on dev) of every evaluation."""
+    lines = read_metrics(run / "metrics.jsonl")
+    return [(line["step"], line["eval_accuracy"]) for line in lines if "eval_accuracy" in line]
+
+
 def test_it_learns_and_says_what_it_did(whole: tuple[Path, dict[str, Any]]) -> None:
     run, result = whole
     assert result["best"]["accuracy"] > 0.9

@@ -323,7 +323,7 @@ def open_run(path: str | Path) -> Run:
         ) from error
     if "checksum" in values and values.pop("checksum") != files.digest(values):
         raise BertJaxError(
-            f"{folder / RUN_FILE} is not as it was written (its checksum is another): restore it from a copy; to change "
-            "the configuration of a run, give the new one to pretrain or finetune"
+            f"{folder / RUN_FILE} is not as it was written (its checksum is another): restore it from a copy; to "
+            "change the configuration of a run, give the new one to pretrain or finetune"
         )
     return run
