@@ -122,20 +122,10 @@ def test_an_evaluation_is_broken_off_by_a_signal_and_made_first_when_the_run_goe
     monkeypatch.setattr(predicting, "make_batch", interrupting)
     first = bert_jax.finetune(config, run=str(tmp_path / "run"), init=start)
     assert (first["stopped"], first["step"], len(calls)) == (True, 24, 7)
-    assert [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "eval_accuracy" in line] == [
-        12
-    ]
+    assert [step for step, _ in scores_of(tmp_path / "run")] == [12]
     second = bert_jax.finetune(config, run=str(tmp_path / "run"))
     assert second["stopped"] is False and second["best"] == whole[1]["best"]
-    scores = [
-        [
-            (line["step"], line["eval_accuracy"])
-            for line in read_metrics(run / "metrics.jsonl")
-            if "eval_accuracy" in line
-        ]
-        for run in (tmp_path / "run", whole[0])
-    ]
-    assert scores[0] == scores[1]
+    assert scores_of(tmp_path / "run") == scores_of(whole[0])
     for path, leaf in params_of(whole[0]).items():
         np.testing.assert_array_equal(params_of(tmp_path / "run")[path], leaf, err_msg=path)
 
