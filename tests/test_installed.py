@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,75 +16,19 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from small_runs import BERT_JAX, REPOSITORY, ended, environment, losses, start, together, wait_until
 from small_tasks import small_start, write_animals
 from test_pretraining import TINY
 
+import bert_jax
 from bert_jax.train.checkpoint import restore_params
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.ci
-
-
-def environment(devices: int, **more: str) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **more}
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the checkout and unpacked."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--wheel-dir",
-        str(folder),
-        str(REPOSITORY),
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
-    (built,) = folder.glob("bert_jax-*.whl")
-    with zipfile.ZipFile(built) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
-
-
-def test_the_wheel_pretrains_the_shipped_quickstart_without_tensorflow(wheel: Path, tmp_path: Path) -> None:
-    start = tmp_path / "start" / "sitecustomize.py"  # as if it were not installed: no import finds it
-    start.parent.mkdir()
-    start.write_text("import sys; sys.modules['tensorflow'] = None")
-    command = [sys.executable, "-P", "-m", "bert_jax", "pretrain", "quickstart", "--run", "run", "--train.steps", "20"]
-    command += ["--train.batch", "8", "--evaluate.sequences", "16"]
-    paths = os.pathsep.join([str(wheel), str(start.parent)])
-    where = subprocess.run(
-        [sys.executable, "-P", "-c", "import bert_jax; print(bert_jax.__file__)"],
-        env=environment(1, PYTHONPATH=paths),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert where.stdout.startswith(str(wheel))
-    done = subprocess.run(
-        command, env=environment(1, PYTHONPATH=paths), cwd=tmp_path, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout)["step"] == 20
-    assert (tmp_path / "run" / "checkpoints" / "20").is_dir()
-
-
-def test_the_wheel_carries_the_parts_of_the_attention_page(wheel: Path) -> None:
-    source = REPOSITORY / "bert_jax" / "infer" / "attention_assets"
-    carried = wheel / "bert_jax" / "infer" / "attention_assets"
-    assert {path.name for path in carried.iterdir()} == {path.name for path in source.iterdir()}
 
 
 @pytest.mark.parametrize("extras", ["", pytest.param("[tf]", marks=pytest.mark.full)])
 def test_the_wheel_in_an_empty_environment(tmp_path: Path, extras: str) -> None:
-    """Nothing but what the package itself asks for, and what quickstart prints, away from the repository."""
+    """The wheel with nothing but what it asks for, away from the repository: without TensorFlow, and with it."""
     python = tmp_path / "venv" / "bin" / "python"
     version = f"py{sys.version_info.major}{sys.version_info.minor}"
     constraints = REPOSITORY / "launch" / "constraints" / f"{version}.txt"
@@ -102,40 +43,16 @@ def test_the_wheel_in_an_empty_environment(tmp_path: Path, extras: str) -> None:
     assert json.loads(done.stdout)["step"] == 20
     found = subprocess.run([str(python), "-c", "import tensorflow"], env=clean, capture_output=True)
     assert (found.returncode == 0) == bool(extras)
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-def losses(run: Path) -> list[float]:
-    lines = [
-        json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines(keepends=True) if line[-1] == "\n"
-    ]
-    return [line["loss"] for line in lines if "loss" in line]
-
-
-def together(command: list[str], number: int = 2) -> list[subprocess.Popen[str]]:
-    """The same command as `number` processes that train together, one device each."""
-    join = [*command, "--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(number)]
-    return [
-        subprocess.Popen(
-            [*join, "--process", str(index)],
-            env=environment(1),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(number)
-    ]
+    pages = Path("bert_jax", "infer", "attention_assets")
+    (carried,) = (tmp_path / "venv").glob(f"lib/python*/site-packages/{pages}")
+    assert {path.name for path in carried.iterdir()} == {path.name for path in (REPOSITORY / pages).iterdir()}
 
 
 def finished(processes: list[subprocess.Popen[str]], code: int = 0) -> list[tuple[str, str]]:
-    outputs = [process.communicate(timeout=600) for process in processes]
-    assert [process.returncode for process in processes] == [code] * len(processes), outputs
-    return outputs
+    """(stdout, stderr) of processes that all end with `code`."""
+    outputs = [ended(process, timeout=600) for process in processes]
+    assert [found for found, _, _ in outputs] == [code] * len(processes), outputs
+    return [(out, errors) for _, out, errors in outputs]
 
 
 def result(output: str) -> dict[str, Any]:
@@ -147,29 +64,22 @@ def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer"
     tokenizer.mkdir()
     (tokenizer / "vocab.txt").write_bytes((data_dir / "vocab" / "bert_base_uncased.txt").read_bytes())
-    python = [sys.executable, "-m", "bert_jax"]
-    make = ["prepare", "--source", str(data_dir / "corpus" / "sample_text.txt"), "--tokenizer", str(tokenizer)]
-    make += ["--out", str(tmp_path / "store"), "--eval-fraction", "0.3"]
-    subprocess.run([*python, *make], check=True, capture_output=True, env=environment(1), timeout=120)
+    text, store = data_dir / "corpus" / "sample_text.txt", tmp_path / "store"
+    bert_jax.prepare(source=str(text), tokenizer=str(tokenizer), out=str(store), eval_fraction=0.3, workers=1)
 
     config = tmp_path / "tiny.py"
     config.write_text(
         "from bert_jax import Config, Data, Train\n"
-        f"config = Config(data=Data(store=({str(tmp_path / 'store')!r},)), train=Train(steps=20))\n"
+        f"config = Config(data=Data(store=({str(store)!r},)), train=Train(steps=20))\n"
     )
-    train = [*python, "pretrain", str(config), *TINY, "--train.steps", "20", "--model.hidden-dropout-prob", "0.1"]
+    train = [*BERT_JAX, "pretrain", str(config), *TINY, "--train.steps", "20", "--model.hidden-dropout-prob", "0.1"]
     train += ["--mesh.data", "1", "--mesh.fsdp", "2", "--evaluate.every", "20"]
-    alone = subprocess.run(
-        [*train, "--run", str(tmp_path / "alone")], env=environment(2), capture_output=True, text=True, timeout=600
-    )
-    assert alone.returncode == 0, alone.stderr[-2000:]
+    finished([start([*train, "--run", str(tmp_path / "alone")], devices=2)])
 
     run = tmp_path / "both"
     train += ["--run", str(run)]
     both = together(train)
-    while not (run / "metrics.jsonl").is_file() or len(losses(run)) < 5:
-        assert all(process.poll() is None for process in both), finished(both)
-        time.sleep(0.01)
+    wait_until(lambda: len(losses(run)) >= 5, both)
     for process in both:
         process.send_signal(signal.SIGTERM)
     outputs = finished(both, code=75)
@@ -189,12 +99,11 @@ def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path) -> None:
     assert result(outputs[0][0])["step"] == 20
     assert f"{stopped}.damaged" in outputs[0][1]
     assert losses(run) == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
-    assert len(losses(run)) == 20
+    assert list(losses(run)) == list(range(1, 21))
 
-    evaluate = [*python, "evaluate", str(run), "--split", "train", "--sequences", "16", "--batch", "8"]
+    evaluate = [*BERT_JAX, "evaluate", str(run), "--split", "train", "--sequences", "16", "--batch", "8"]
     both_scores = result(finished(together(evaluate))[0][0])
-    one = subprocess.run(evaluate, env=environment(1), capture_output=True, text=True, timeout=300, check=True)
-    one_scores = json.loads(one.stdout)
+    one_scores = bert_jax.evaluate(str(run), split="train", sequences=16, batch=8)
     assert both_scores["sequences"] == one_scores["sequences"]
     for name in ("mlm_loss", "nsp_loss"):
         assert both_scores[name] == pytest.approx(one_scores[name], rel=1e-5)
@@ -202,28 +111,25 @@ def test_two_processes_train_like_one(data_dir: Path, tmp_path: Path) -> None:
 
 def test_two_processes_fine_tune_like_one(tmp_path: Path) -> None:
     """Two seeds side by side, a device and so a process each, with dropout on: losses, models and predictions."""
-    start = small_start(tmp_path / "start")
+    begin = small_start(tmp_path / "start")
     train, dev = write_animals(tmp_path / "train.tsv", 48), write_animals(tmp_path / "dev.tsv", 20, seed=1)
     config = tmp_path / "animals.py"
     config.write_text(
         "from bert_jax.finetune_config import FinetuneConfig, TaskOptions\n"
         "config = FinetuneConfig(task=TaskOptions(length=16))\n"
     )
-    command = [sys.executable, "-m", "bert_jax", "finetune", str(config), "--init", start]
+    command = [*BERT_JAX, "finetune", str(config), "--init", begin]
     command += ["--data.train", str(train), "--data.dev", str(dev), "--data.test", str(dev), "--log.every", "1"]
     command += ["--finetune.batch", "8", "--finetune.buckets", "--finetune.epochs", "2", "--finetune.dropout", "0.1"]
     command += ["--finetune.seeds", "2", "--finetune.side-by-side", "2", "--optimizer.learning-rate", "3e-3"]
     alone, both = tmp_path / "alone", tmp_path / "both"
-    one = subprocess.run(
-        [*command, "--run", str(alone)], env=environment(2), capture_output=True, text=True, timeout=600
-    )
-    assert one.returncode == 0, one.stderr[-2000:]
+    ((one, _),) = finished([start([*command, "--run", str(alone)], devices=2)])
     outputs = finished(together([*command, "--run", str(both)]))
     assert "{" not in outputs[1][0]
     assert "degenerate" not in outputs[1][1]  # the second process tells nothing
     assert losses(both) == pytest.approx(losses(alone), rel=1e-5)
-    assert len(losses(both)) == 12
-    found, wanted = result(outputs[0][0]), result(one.stdout)
+    assert list(losses(both)) == list(range(1, 13))
+    found, wanted = result(outputs[0][0]), result(one)
     assert found["members"] == wanted["members"]
     assert found["test_accuracy"] == wanted["test_accuracy"]
     for member in ("seed-0", "seed-1"):
@@ -241,12 +147,8 @@ def test_two_processes_fine_tune_like_one(tmp_path: Path) -> None:
 
 def kill_when(reached: Callable[[], bool], command: list[str], moment: float) -> None:
     """Start `command`, wait until `reached()` and `moment` seconds more, and kill it as the kernel would."""
-    process = subprocess.Popen(command, env=environment(1), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    begun = time.monotonic()
-    while not reached():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() - begun < 300
-        time.sleep(0.005)
+    process = start(command)
+    wait_until(reached, [process])
     time.sleep(moment)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -261,26 +163,26 @@ def test_killed_at_three_moments_a_run_from_text_ends_in_the_same_bits(data_dir:
         "from bert_jax import Config, Data\n"
         f"config = Config(data=Data(sources=({str(text)!r},), vocab_size=2000, eval_fraction=0.1))\n"
     )
-    command = [sys.executable, "-m", "bert_jax", "pretrain", str(config), *TINY, "--train.steps", "400"]
+    command = [*BERT_JAX, "pretrain", str(config), *TINY, "--train.steps", "400"]
     command += ["--model.hidden-dropout-prob", "0.1", "--train.whole-words", "--checkpoint.every", "40"]
     command += ["--evaluate.every", "150"]
     whole, run = tmp_path / "whole", tmp_path / "run"
-    subprocess.run([*command, "--run", str(whole)], check=True, env=environment(1), capture_output=True, timeout=600)
+    finished([start([*command, "--run", str(whole)])])
 
     chance = random.Random(7)
     first, second = sorted(chance.sample(range(60, 330), 2))
     command += ["--run", str(run)]
 
     def at(step: int) -> Callable[[], bool]:
-        return lambda: (run / "metrics.jsonl").is_file() and len(losses(run)) >= step
+        return lambda: len(losses(run)) >= step
 
     kill_when(lambda: any((run / "data").glob(".store-*/shards/*")), command, chance.uniform(0, 0.2))
     assert not list((run / "data").glob("store-*"))  # no store that looks whole
     kill_when(at(first), command, chance.uniform(0, 0.1))
     kill_when(at(second), command, chance.uniform(0, 0.1))
-    subprocess.run(command, check=True, env=environment(1), capture_output=True, timeout=600)
+    finished([start(command)])
 
     assert losses(run) == losses(whole)
-    assert len(losses(whole)) == 400
+    assert list(losses(whole)) == list(range(1, 401))
     for x, y in zip(jax.tree.leaves(restore_params(run)[0]), jax.tree.leaves(restore_params(whole)[0]), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
