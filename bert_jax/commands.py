@@ -285,7 +285,7 @@ def evaluate(
         whole_words: Mask whole words; the scores of both kinds of masks are not comparable.
         masked_share: Share of the tokens to predict.
     """
-    from bert_jax.pretraining import evaluate as evaluate_model
+    from bert_jax.evaluating import evaluate as evaluate_model
 
     return evaluate_model(
         model,

@@ -34,6 +34,7 @@ ROOMS = (
     "tasks",
     "infer",
     "scale",
+    "evaluating",
     "pretraining",
     "finetuning",
     "commands",
