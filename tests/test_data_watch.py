@@ -185,11 +185,14 @@ def test_a_file_cut_short_and_read_before_it_is_looked_at_ends_the_process(store
 
 def test_what_only_looks_new_goes_on(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     feed = feed_of(store)
-    feed.examples(POSITIONS)
+    before = feed.examples(POSITIONS)
     os.utime(tokens_of(store, 0))
     write_beside_and_rename(tokens_of(store, 1), tokens_of(store, 1).read_bytes())
     os.chmod(tokens_of(store, 0).with_name("train.sentence_ends.npy"), 0o600)
-    feed.examples(POSITIONS)
+    after = feed.examples(POSITIONS)
+    assert set(after) == set(before)
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array, err_msg=name)
 
 
 def test_no_plan_is_kept_of_a_store_altered_meanwhile(store: Store, tmp_path: Path) -> None:

@@ -124,8 +124,8 @@ def test_a_killed_supervisor_asks_its_worker_to_save(tmp_path: Path) -> None:
     process = subprocess.Popen([*SUPERVISOR, "--", "bash", "-c", script], env=ENVIRONMENT)
     _wait_for(tmp_path / "ready")
     process.kill()
-    process.wait()
-    _wait_for(tmp_path / "saved")
+    assert process.wait() == -signal.SIGKILL
+    _wait_for(tmp_path / "saved")  # fails when it does not come
 
 
 def test_what_cannot_be_run_is_named() -> None:
