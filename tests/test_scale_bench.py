@@ -52,6 +52,8 @@ def test_train() -> None:
     assert (found["batch"], found["length"], found["predictions"], found["steps"]) == (16, 32, 5, 3)
     assert found["sequences_per_second"] == pytest.approx(16 / found["step_seconds_median"])
     assert found["mfu"] is None
+    done = found["flops_per_sequence_padded"] * 16 / found["step_seconds_median"]
+    assert 0 < found["matrix_share"] == pytest.approx(done / found["matrix_flops_per_second"])
     assert found["attention_engine"] == "einsum"
     assert found["flops_per_sequence"] < found["flops_per_sequence_padded"]
     assert 0 < found["padding_share"] < 1

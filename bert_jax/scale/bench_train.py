@@ -24,6 +24,7 @@ from bert_jax.errors import UsageError, bad_usage
 from bert_jax.model.flops import peak_flops, training_flops
 from bert_jax.scale.bench_feed import open_bench_store
 from bert_jax.scale.bench_record import device_figures, percentiles, record
+from bert_jax.scale.matrix_rate import matrix_rate
 from bert_jax.text.tokenizer import load_tokenizer
 from bert_jax.train.masking import vocabulary_of
 from bert_jax.train.program import Program, make_program
@@ -72,7 +73,8 @@ def bench_train(
     or from a synthetic store drawn from `seed`, through the same feed. Every step is timed from the previous one's end
     to its own, one step being dispatched ahead, so that neither the host nor a synchronisation is in the figures unless
     it holds the device up. `mfu` counts real tokens only, `mfu_padded` all; both null where the device's peak is not
-    known.
+    known, as of a CPU. Beside the step large matrices are multiplied, in the same dtype: `matrix_flops_per_second` of
+    all devices, and the step's share of it, padded places counted.
     """
     overrides = {
         "batch": batch,
@@ -101,6 +103,7 @@ def bench_train(
         timing = time_steps(program, batches, warmup, steps)
         fingerprint = opened.fingerprint
     figures = train_figures(program, timing)
+    figures |= _matrix_figures(program.mesh, figures)
     name = None if isinstance(config, Config) else config or DEFAULT_PRESET
     return record("train", **figures, store_fingerprint=fingerprint, model=name, steps=steps)
 
@@ -138,6 +141,15 @@ def train_figures(program: Program, timing: Timing) -> dict[str, Any]:
         "processor_seconds_per_step": timing.processor_seconds,
         "mesh": {name: int(size) for name, size in mesh.shape.items()},
     }
+
+
+def _matrix_figures(mesh: jax.sharding.Mesh, figures: dict[str, Any]) -> dict[str, Any]:
+    """What the devices reach on nothing but matrices, and the step's share of that."""
+    first = mesh.devices.flat[0]
+    count = 1 if first.platform == "cpu" else mesh.devices.size  # CPU devices share the cores
+    rate = count * matrix_rate(first, figures["dtype"])
+    done = figures["flops_per_sequence_padded"] * figures["sequences_per_second"]
+    return {"matrix_flops_per_second": rate, "matrix_share": done / rate}
 
 
 def bench_config(config: str | Config | None, overrides: dict[str, Any]) -> Config:
