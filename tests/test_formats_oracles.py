@@ -235,6 +235,6 @@ def test_what_sentence_transformers_saves(tmp_path: Path) -> None:
         modules = [transformer, models.Pooling(16, pooling_mode="cls"), models.Normalize()]
         library.SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "saved"))
     loaded = load_model(tmp_path / "saved")
-    assert loaded.pooling == Pooling("cls", True, 17)
+    assert loaded.pooling == Pooling("cls", True, 17, prompts={"query": "", "document": ""})
     assert equal(loaded.params, params)
     assert loaded.tokenizer.tokenize("The cat sat") == ["the", "cat", "sat"]
