@@ -2,7 +2,7 @@
 
 Every command of `bert-jax` is a function here, loaded when first used, so that importing the package is fast and
 touches no device: `pretrain`, `finetune`, `evaluate`, `predict`, `load`, `vocab`, `prepare`, `tokenize`, `show`,
-`info`, `convert`, `plan`, `bench`.
+`info`, `convert`, `plan`, `bench`, `doctor`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bert_jax.commands import (
         bench,
         convert,
+        doctor,
         evaluate,
         finetune,
         info,
@@ -39,6 +40,7 @@ _WHERE = {
     "commands": (
         "bench",
         "convert",
+        "doctor",
         "evaluate",
         "finetune",
         "info",
@@ -78,6 +80,7 @@ __all__ = [
     "__version__",
     "bench",
     "convert",
+    "doctor",
     "evaluate",
     "finetune",
     "info",

@@ -52,6 +52,7 @@ COMMANDS = (
     "convert",
     "plan",
     "bench",
+    "doctor",
 )
 
 
@@ -156,6 +157,8 @@ def run(name: str, arguments: list[str]) -> int:
         sys.stdout.flush()
     elif result is not None and _is_first_process():
         print(to_json({"schema": 1, **result}))
+    if isinstance(result, dict) and result.get("failing"):
+        return EXIT_FAILED
     return EXIT_STOPPED if isinstance(result, dict) and result.get("stopped") else EXIT_OK
 
 

@@ -581,6 +581,23 @@ def bench(
     )
 
 
+def doctor(what: str | None = None, /, *, folder: Sequence[str] = (".",), quick: bool = False) -> dict[str, Any]:
+    """Say what this machine can run and what will fail on it, each finding with its fix; exit 1 when something will.
+
+    Packages and whether they fit each other, what is missing without an extra, limits, folders, devices, how fast they
+    multiply and exchange, a step of a small model.
+
+    Args:
+        what: A MODEL (its vocabulary and casing are looked at) or a CONFIG (whether it fits these devices, and how long
+            a run takes from a signal to its end).
+        folder: Where runs and stores are to lie (A B, or the option again): written to and read back.
+        quick: Compute nothing on the devices.
+    """
+    from bert_jax.scale.doctor import doctor as examine
+
+    return examine(what, _as_list(folder), quick)
+
+
 def _as_list(given: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
     """Names; one stands for a list of one: Python callers forget the brackets."""
     return [os.fspath(name) for name in ([given] if isinstance(given, str | os.PathLike) else given)]
