@@ -138,7 +138,7 @@ def test_a_python_without_tested_versions_takes_the_newest(tmp_path: Path) -> No
     assert "taking the newest" in done.stderr
 
 
-@pytest.mark.parametrize("script", ["quickstart.sh", "test.sh"])
+@pytest.mark.parametrize("script", ["quickstart.sh", "test.sh", "audit.sh"])
 def test_help_names_every_option(script: str) -> None:
     done = run(["bash", str(LAUNCH / script), "--help"])
     assert done.returncode == 0
@@ -179,3 +179,38 @@ def test_the_gpu_script_refuses_a_machine_without_one(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     done = run([str(LAUNCH / "bench_gpu.sh"), "--tiny"])
     assert (done.returncode, done.stderr) == (2, "error: unknown option --tiny: expected --out DIR or --toy\n")
+
+
+AUDITED = {
+    "good": [{"name": "a", "version": "1", "vulns": []}],
+    "bad": [{"name": "a", "version": "1", "vulns": [{"id": "CVE-7", "fix_versions": ["1.2"]}]}],
+    "unknown": [{"name": "a", "skip_reason": "not found"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "code", "said"),
+    [
+        (["good"], 0, "good: 1 of 1 packages looked up, 0 known weaknesses"),
+        (["bad"], 1, "bad: a 1 has CVE-7, mended in 1.2"),
+        (["unknown"], 3, "unknown: 0 of 1 packages looked up"),
+        (["broken"], 3, "broken: 0 of 0 packages looked up"),
+        (["unknown", "bad", "good"], 1, "a 1 has CVE-7"),
+        (["good", "unknown"], 3, "unknown: 0 of 1"),
+    ],
+)
+def test_known_weaknesses_of_the_pins_are_named(tmp_path: Path, kinds: list[str], code: int, said: str) -> None:
+    for kind in kinds:
+        (tmp_path / kind).write_text("a==1\n")
+        (tmp_path / f"{kind}.json").write_text(json.dumps({"dependencies": AUDITED.get(kind, [])}))
+    (tmp_path / "broken.json").write_text("")  # as when it ends with a traceback
+    audit = stub(tmp_path, "audit", 'cat "$2.json"; echo "no such host" >&2; exit 1')
+    files = [str(tmp_path / kind) for kind in kinds]
+    done = run([str(LAUNCH / "audit.sh"), *files], BERT_JAX_PIP_AUDIT=str(audit), PYTHON=sys.executable)
+    assert (done.returncode, said in done.stdout) == (code, True), done
+    assert ("nothing could be looked up" in done.stderr) == bool({"unknown", "broken"} & {*kinds})
+
+
+def test_a_file_of_pins_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = run([str(LAUNCH / "audit.sh"), str(tmp_path / "none")], BERT_JAX_PIP_AUDIT="true", PYTHON=sys.executable)
+    assert done.returncode == 1 and f"{tmp_path}/none: no such file" in done.stderr
