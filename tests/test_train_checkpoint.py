@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from small_runs import ended, free_port, start
 
 from bert_jax.errors import BertJaxError
 from bert_jax.train import checkpoint, saved_steps
@@ -140,6 +141,15 @@ def test_keeps_the_newest_the_multiples_and_the_best(tmp_path: Path) -> None:
     assert _names(tmp_path) == ["10", "12", "4", "6", "8"]  # 6 scored lowest, 4 and 8 and 12 are multiples
     _, step = restore_params(tmp_path, "best")
     assert step == 6
+
+
+def test_a_score_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
+        for step, score in ((10, float("nan")), (20, 1.0), (30, 2.0)):
+            checkpoints.save(step, _state(step), {}, score)
+        checkpoints.wait()
+    assert _names(tmp_path) == ["20", "30"]
+    assert restore_params(tmp_path, "best")[1] == 20
 
 
 def test_params_alone_newest_numbered_or_best(run: Path) -> None:
@@ -298,6 +308,8 @@ sys.path.insert(0, {repository!r})
 import jax.numpy as jnp
 from pathlib import Path
 from bert_jax.console import set_up_logging
+from small_runs import ended, free_port, start
+
 from bert_jax.errors import BertJaxError
 from bert_jax.train.checkpoint import Checkpoints
 set_up_logging()
@@ -370,3 +382,80 @@ def test_a_slow_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(shutil, "rmtree", lambda *a, **k: (time.sleep(0.5), delete(*a, **k)))
     _save(tmp_path / "fast", 2, keep=1)
     assert f"waiting for checkpoint 2 to be written to {tmp_path / 'fast'}" in caplog.messages
+
+
+_TOGETHER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {repository!r})
+import jax
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+own, folder = int(sys.argv[1]), Path({folder!r})
+jax.distributed.initialize("127.0.0.1:{port}", 2, own)
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+from bert_jax import compat
+from bert_jax.train import checkpoint, saved_steps
+from bert_jax.train.checkpoint import Checkpoints
+from bert_jax.train.digests import Damaged
+
+rows = NamedSharding(compat.make_mesh((2,), ("data",), jax.devices()), PartitionSpec("data"))
+
+def state(step):
+    whole = np.random.default_rng(step).normal(size=(256, 256)).astype(np.float32)
+    return {{"params": {{"a": jax.make_array_from_callback(whole.shape, rows, lambda index: whole[index])}}}}
+
+def restored(case):
+    multihost_utils.sync_global_devices(case)
+    with Checkpoints(folder) as checkpoints:
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0))
+        found = checkpoints.restore(abstract)
+        mine = found.state["params"]["a"].addressable_shards[0].data
+        assert (np.asarray(mine) == np.asarray(state(found.step)["params"]["a"].addressable_shards[0].data)).all()
+    names = sorted(path.name for path in folder.iterdir())
+    multihost_utils.sync_global_devices("after " + case)
+    print(case, found.step, *names, flush=True)
+
+with Checkpoints(folder, keep=9) as checkpoints:
+    for step in (1, 2, 3, 4):
+        checkpoints.save(step, state(step), {{}})
+        checkpoints.wait()
+
+# The second process sees the folder as it was a while ago.
+listed, older = saved_steps.step_directories, [1, 2, 3] if own else []
+def lagging(directory):
+    seen = listed(directory)
+    return {{step: seen[step] for step in older.pop() * [1] + [2, 3]}} if older else seen
+saved_steps._LAG_SECONDS, saved_steps.step_directories = 3.0, lagging
+restored("listing")
+saved_steps.step_directories = listed
+
+# A file with arrays of the second process alone.
+if own == 0:
+    damaged = [path for path in (folder / "4").rglob("*") if path.is_file() and "process_1" in str(path)]
+    for path in [path for path in damaged if path.stat().st_size > 50_000]:
+        path.write_bytes(path.read_bytes()[::-1])
+restored("arrays")
+
+# What the second process alone cannot read as a record.
+read = checkpoint.read_record
+def unreadable(directory):
+    if own and directory.name == "3":
+        raise Damaged("flipped on its way")
+    return read(directory)
+checkpoint.read_record = unreadable
+restored("record")
+jax.distributed.shutdown()
+"""
+
+
+@pytest.mark.ci  # two processes
+def test_two_processes_agree_on_what_is_there_and_what_is_damaged(tmp_path: Path) -> None:
+    repository = str(Path(__file__).parent.parent)
+    text = _TOGETHER.format(repository=repository, folder=str(tmp_path / "checkpoints"), port=free_port())
+    both = [start([sys.executable, "-c", text, str(index)]) for index in range(2)]
+    for code, out, errors in map(ended, both):
+        assert code == 0, errors
+        said = [line for line in out.splitlines() if line.split()[0] in ("listing", "arrays", "record")]
+        assert said == ["listing 4 1 2 3 4", "arrays 3 1 2 3 4.damaged", "record 2 1 2 3.damaged 4.damaged"]

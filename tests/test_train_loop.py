@@ -34,9 +34,10 @@ from tiny_training import (
 
 from bert_jax.config import Checkpoint, Config, Log
 from bert_jax.errors import EXIT_STOPPED, BertJaxError
-from bert_jax.train import chance, loop
-from bert_jax.train.checkpoint import restore_params
+from bert_jax.train import chance, digests, loop
+from bert_jax.train.checkpoint import Checkpoints, restore_params
 from bert_jax.train.metrics import Counters, read_metrics
+from bert_jax.train.signals import interrupt_if_asked
 
 TIMES = ("time", "elapsed_seconds", "sequences_per_second", "real_tokens_per_second", "mfu")
 
@@ -178,12 +179,8 @@ def _kill_at(run: Path, steps: list[int], *options: str) -> None:
 def test_killed_and_started_again_ends_in_the_same_bits(tmp_path: Path, whole: Path) -> None:
     _kill_at(tmp_path / "killed", [13])
     _same_training(tmp_path / "killed", whole)
-    assert [json.loads(line)["event"] for line in (tmp_path / "killed" / "history.jsonl").read_text().splitlines()] == [
-        "created",
-        "started",
-        "started",
-        "finished",
-    ]
+    events = [json.loads(line)["event"] for line in (tmp_path / "killed" / "history.jsonl").read_text().splitlines()]
+    assert [event for event in events if event != "saved"] == ["created", "started", "started", "finished"]
 
 
 def test_sigterm_saves_and_exits_with_75(tmp_path: Path, whole: Path) -> None:
@@ -256,6 +253,83 @@ def test_an_evaluation_is_broken_off_by_a_signal_and_made_first_when_the_run_goe
     assert not run_tiny(run, tiny_config(), evaluations={"": held})["stopped"]
 
 
+def evaluations_of(run: Path) -> list[int]:
+    return [line["step"] for line in read_metrics(run / "metrics.jsonl") if "eval_mlm_loss" in line]
+
+
+@pytest.mark.parametrize("every", [5, 12])  # a checkpoint that only the stop made, and one that is there anyway
+@pytest.mark.parametrize("killed", ["before", "after"])
+def test_killed_around_an_evaluation_that_was_owed_it_is_made_once(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, killed: str, every: int
+) -> None:
+    """What a kill leaves just before, or just after, the record of the checkpoint is written anew."""
+
+    class Killed(BaseException):
+        pass
+
+    config = dataclasses.replace(tiny_config(), checkpoint=Checkpoint(every=every, keep=1))
+    amend = Checkpoints.amend
+
+    def interrupting() -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield tiny_training.examples(1000)
+
+    def dying(self: Checkpoints, *arguments: Any) -> None:
+        if killed == "after":
+            amend(self, *arguments)
+        raise Killed
+
+    broken = tiny_training.make_evaluation(interrupting, 20, tiny_training.BATCH)
+    assert run_tiny(tmp_path, config, evaluations={"": broken})["step"] == 12
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "amend", dying)
+        with pytest.raises(Killed):
+            run_tiny(tmp_path, config)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["12"]
+    assert evaluations_of(tmp_path) == [12]
+    feed = TinyFeed(config)
+    assert not run_tiny(tmp_path, config, feed)["stopped"]
+    assert feed.begun == [12]
+    assert evaluations_of(tmp_path) == evaluations_of(whole) == [12, 24]
+
+
+def test_a_record_that_cannot_be_written_anew_costs_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_tiny(tmp_path, tiny_config(12))
+    directory = tmp_path / "checkpoints" / "12"
+    before = (directory / "record" / "digests.json").read_bytes()
+
+    def full(*_: Any) -> None:
+        raise BertJaxError("cannot write digests.json: No space left on device")
+
+    monkeypatch.setattr(digests.files, "write_json", full)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.amend(12, {}, 0.5, 0)
+    assert (directory / "record" / "digests.json").read_bytes() == before
+    assert any("cannot note the evaluation of checkpoint 12: cannot write" in line for line in caplog.messages)
+
+
+def test_an_owed_evaluation_is_of_the_phase_that_its_step_ended(tmp_path: Path) -> None:
+    phases: list[int] = []
+
+    def noting(program: Any, params: Any) -> dict[str, Any]:
+        phases.append(program.phase_index)
+        return held_out()(program, params)
+
+    def broken(program: Any, params: Any) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        interrupt_if_asked()
+        raise AssertionError("it was asked to stop")
+
+    run_tiny(tmp_path / "whole", two_phases(12), evaluations={"": noting})
+    assert phases == [0, 1]
+    phases.clear()
+    assert run_tiny(tmp_path / "run", two_phases(12), evaluations={"": broken})["step"] == 12
+    run_tiny(tmp_path / "run", two_phases(12), evaluations={"": noting})
+    assert phases == [0, 1]
+
+
 def test_an_evaluation_that_is_no_longer_wanted_is_not_owed(tmp_path: Path) -> None:
     def interrupting() -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -316,6 +390,33 @@ def test_nothing_starts_silently_at_step_0(tmp_path: Path, whole: Path) -> None:
     with pytest.raises(BertJaxError, match="holds no good checkpoint"):
         run_tiny(run, tiny_config())
     assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(tmp_path: Path, whole: Path) -> None:
+    """Removed, or on a disk that is not mounted: its metrics stay."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "metrics.jsonl").read_text()
+    with pytest.raises(BertJaxError, match=r"has had checkpoints, up to step 24 at least .*put them back"):
+        run_tiny(run, tiny_config())
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_the_first_save_is_in_the_history(tmp_path: Path) -> None:
+    """So that it is known to be missing also where nothing else was noted before a kill."""
+
+    def killed(line: dict[str, Any]) -> None:
+        if line["step"] > 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tiny(tmp_path, tiny_config(), on_metrics=killed)
+    events = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events if event["event"] == "saved"] in ([5], [10])
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(BertJaxError, match=r"has had checkpoints"):
+        run_tiny(tmp_path, tiny_config())
 
 
 def test_nan_stops_with_the_steps_named(tmp_path: Path) -> None:

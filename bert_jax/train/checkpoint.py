@@ -28,10 +28,20 @@ import numpy as np
 from bert_jax import files
 from bert_jax.console import log, warn
 from bert_jax.errors import BertJaxError
-from bert_jax.train.digests import RECORD_FILE, RECORD_FOLDER, Damaged, Leaves, leaves_by_path, make_record, read_record
+from bert_jax.train.digests import (
+    RECORD_FILE,
+    RECORD_FOLDER,
+    Damaged,
+    Leaves,
+    amend_record,
+    leaves_by_path,
+    make_record,
+    read_record,
+)
 from bert_jax.train.saved_steps import (
     STATE_FOLDER,
     Score,
+    agreed_step_directories,
     best_step,
     damaged_directories,
     read_leaves,
@@ -78,13 +88,17 @@ def _read_step(directory: Path, abstract: Leaves) -> tuple[Leaves, dict[str, Any
     leaves: Leaves = {}
     record: dict[str, Any] = {}
 
-    def read() -> None:
+    def look() -> None:
         record.update(read_record(directory))
         require_structure(directory, abstract, record)
+
+    def read() -> None:
         leaves.update(read_leaves(directory, abstract))
 
     for attempt in range(2):
-        damage = _together(read, directory) or _together(lambda: require_digests(leaves, record), directory)
+        damage = None
+        for part in (look, read, lambda: require_digests(leaves, record)):
+            damage = damage or _together(part, directory)
         if damage is None:
             return leaves, record["counters"]
         if attempt:
@@ -118,13 +132,14 @@ class Checkpoints:
     """Saves and restores the state of one run under `directory`; a context manager that ends its background work.
 
     `keep` newest steps stay, and every one whose number `keep_every` divides, and the one with the lowest score.
-    `failures` counts saves that did not reach the disk; a save that did is logged if `told`.
+    `failures` counts saves that did not reach the disk; a save that did is logged if `told`, and `saved` the last one.
     """
 
     def __init__(self, directory: Path, keep: int = 3, keep_every: int | None = None, told: bool = True):
         self.directory = Path(directory).absolute()
         self.keep, self.keep_every, self.told = keep, keep_every, told
         self.failures = 0
+        self.saved: int | None = None
         self.last_failure: str | None = None
         self._manager: Any = None
         self._saving: int | None = None
@@ -153,7 +168,7 @@ class Checkpoints:
         """
         abstract = leaves_by_path(abstract_state)
         damaged: dict[Path, str] = {}
-        for step, directory in reversed(step_directories(self.directory).items()):
+        for step, directory in reversed(agreed_step_directories(self.directory).items()):
             try:
                 leaves, counters = _read_step(directory, abstract)
             except Damaged as damage:
@@ -193,9 +208,8 @@ class Checkpoints:
         counters: Mapping[str, Any],
         score: float | None = None,
         phase: int = 0,
-        again: bool = False,
     ) -> None:
-        """Save in the background; returns once the arrays may be changed. A step that is there stays, but for `again`.
+        """Save in the background; returns once the arrays may be changed. A step that is there stays as it is.
 
         A save that fails is logged and counted, and leaves the older steps as they are. A folder that vanished is made
         anew where the run's own is still there (what was mounted comes back at its place). `score`: lower is better,
@@ -204,12 +218,8 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self._finish()
-        if again:
-            if jax.process_index() == 0 and step in self.steps():
-                _delete(self.directory / str(step))
-            _worst(_GOOD)  # nobody looks before it is gone
-        leaves = leaves_by_path(state)
-        record = make_record(step, leaves, counters, files.finite(score), phase)
+        leaves, score = leaves_by_path(state), files.finite(score)
+        record = make_record(step, leaves, counters, score, phase)
         try:
             self.directory.mkdir(exist_ok=True)
             if step in self.steps():
@@ -225,6 +235,20 @@ class Checkpoints:
             self._failed(step, error)
         else:
             self._saving, self._scores[step] = step, None if score is None else Score(phase, score)
+
+    def amend(self, step: int, counters: Mapping[str, Any], score: float | None, phase: int) -> None:
+        """Note what an evaluation of a step that is saved gave, in its record; its arrays are not written again.
+
+        What cannot be noted is warned of, and found out once more when the run goes on from there.
+        """
+        score = files.finite(score)
+        self._scores[step] = None if score is None else Score(phase, score)
+        if jax.process_index() != 0:
+            return
+        try:
+            amend_record(self.directory / str(step), counters=counters, score=score, phase=phase)
+        except (BertJaxError, Damaged, OSError) as error:
+            warn(f"cannot note the evaluation of checkpoint {step}: {reason(error)}; it is made again from there")
 
     def poll(self) -> None:
         """Note a save that has ended, without waiting for one that has not; remove what a failed one left."""
@@ -277,7 +301,7 @@ class Checkpoints:
         except Exception as error:
             self._failed(step, error, told=not last)
             return
-        self.last_failure = None
+        self.last_failure, self.saved = None, step
         if self.told:
             log(f"saved checkpoint {step}")
         self._drop_old()

@@ -104,6 +104,15 @@ def make_record(
     return {"checksum": files.digest(body), **body}
 
 
+def amend_record(directory: Path, **changed: Any) -> None:
+    """Put other values into the record of a step that is whole, atomically; its arrays stay.
+
+    Errors: as of `read_record`, and `BertJaxError` when it cannot be written.
+    """
+    body = files.finite(read_record(directory) | changed)
+    files.write_json(directory / RECORD_FOLDER / RECORD_FILE, {"checksum": files.digest(body), **body})
+
+
 def read_record(directory: Path) -> dict[str, Any]:
     """The record of a step's directory.
 
@@ -131,7 +140,10 @@ def read_record(directory: Path) -> dict[str, Any]:
 _MACHINE = re.compile(
     "PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|UNAUTHENTICATED|CANCELLED|ABORTED"
     "|Permission denied|Operation not permitted|Cannot allocate|Too many open files|No space left|Input/output error"
+    "|[Tt]imed? ?out|CURL error|Stale file handle|Connection (reset|refused|aborted)|not connected|unreachable"
+    "|Host is down|Remote I/O error"
 )
+_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
@@ -156,6 +168,9 @@ def means_damage(error: BaseException) -> bool:
         if isinstance(this, MemoryError | ConnectionError | TimeoutError) or _MACHINE.search(str(this)):
             return False
         if isinstance(this, OSError) and this.errno is not None and this.errno not in _NOT_THERE:
+            return False
+        code = _ERROR_CODE.search(str(this))  # how tensorstore says what the system said
+        if code is not None and int(code.group(1)) not in _NOT_THERE:
             return False
     # Orbax raises a bare Exception for an unreadable chunk, and trips over altered metadata in any of these ways.
     return type(error) is Exception or isinstance(

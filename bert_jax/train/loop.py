@@ -108,15 +108,17 @@ def train(
         if restored is not None:
             step, state, counters = restored.step, restored.state, Counters.from_dict(restored.counters)
         else:
+            run.require_nothing_lost()
             step, state, counters = 0, program.init_state(init_params), Counters()
         start, failures_before = step, counters.save_failures
-        ended = judge is not None and judge.ended(step)
+        owed = counters.owes_evaluation = counters.owes_evaluation and bool(evaluations)
+        ended = judge is not None and judge.ended(step - 1 if owed else step)
         _announce(run, config, step, ended, None if init_params is not None else chance)
 
         # From here on every number goes through the meter (device to host, once per interval) and the writer.
         meter = Meter(counters, flops, peak_flops, measures)
         tensorboard = run.tensorboard if config.log.tensorboard else None
-        writer = stack.enter_context(closing(MetricsWriter(run.metrics, tensorboard, step)))
+        writer = stack.enter_context(closing(MetricsWriter(run.metrics, tensorboard, step, owed)))
         advance = stack.enter_context(progress("training", total, "steps", done=step) if first_process else _silence())
         at_step = stack.enter_context(trace(run.profile, traced))
 
@@ -138,19 +140,20 @@ def train(
             with aside("evaluating"):
                 return score, judge is not None and judge.evaluated(line, state.params)
 
-        def save(again: bool = False) -> None:
+        def save() -> None:
             with aside("saving"):
-                phase = config.span_at(step - 1).phase
-                checkpoints.save(step, state, counters.to_dict(), score, phase, again)
+                checkpoints.save(step, state, counters.to_dict(), score, config.span_at(step - 1).phase)
 
-        text, stopping, score = "", step < total and stop.reached(), None
-        owed = counters.owes_evaluation = counters.owes_evaluation and bool(evaluations)
+        text, stopping, score, noted = "", step < total and stop.reached(), None, step > 0
         if owed and not (stopping or ended):  # a signal broke it off
+            phase = config.span_at(step - 1).phase
+            program = programs(phase)  # of the step that it follows
             with suppress(Interrupted):
                 score, ended = evaluate()
                 counters.owes_evaluation = False
-                if step % config.checkpoint.every == 0 or step == total or ended:
-                    save(again=True)  # with its score
+                # A checkpoint that only the stop made has no score: without the stop it would not be there.
+                due = step % config.checkpoint.every == 0 or step == total or ended
+                checkpoints.amend(step, counters.to_dict(), score if due else None, phase)
             stopping = counters.owes_evaluation
         work = stack.enter_context(closing(_work(config, programs, feed, step)))
         for program, batch, fresh in work if not (stopping or ended) else ():
@@ -168,6 +171,9 @@ def train(
             # A line of metrics; at the same time the checks that need numbers on the host.
             if step % config.log.every == 0 or step == 1 or last:
                 checkpoints.poll()
+                if first_process and not noted and checkpoints.saved:
+                    run.note("saved", step=checkpoints.saved)  # from here on there is something to lose
+                    noted = True
                 counters.save_failures = failures_before + checkpoints.failures
                 line = meter.line(step) | dict(constants or {})
                 report(line)

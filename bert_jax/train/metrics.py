@@ -211,16 +211,17 @@ def _ratio(part: float | None, whole: float | None) -> float | None:
 class MetricsWriter:
     """Writes lines to `metrics.jsonl` and TensorBoard; on the first process only.
 
-    A disk that is full costs lines, with one warning, not the training.
+    A disk that is full costs lines, with one warning, not the training. `owed`: the evaluation at `restored_step` is
+    made once more, and a line that there may be of it is dropped like those of later steps.
     """
 
-    def __init__(self, path: Path, tensorboard: Path | None, restored_step: int):
+    def __init__(self, path: Path, tensorboard: Path | None, restored_step: int, owed: bool = False):
         self._path, self._warned = path, False
         self._events: EventFile | None = None
         self.active = jax.process_index() == 0
         if not self.active:
             return
-        truncate(path, restored_step)
+        truncate(path, restored_step, owed)
         if tensorboard is not None:
             with files.clear_errors("write", tensorboard):
                 self._events = EventFile(tensorboard, restored_step + 1)  # 1 as well: a start may have saved nothing
@@ -267,11 +268,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def truncate(path: Path, step: int) -> None:
-    """Drop lines after `step` updates, and torn ones, in one atomic replacement; nothing is done when none is."""
+def truncate(path: Path, step: int, owed: bool = False) -> None:
+    """Drop lines after `step` updates, and torn ones, in one atomic replacement; nothing is done when none is.
+
+    `owed`: evaluations at `step` too.
+    """
     if not path.is_file():
         return
-    kept = "".join(files.to_json(line) + "\n" for line in read_metrics(path) if line["step"] <= step)
+
+    def stays(line: Mapping[str, Any]) -> bool:
+        evaluated = any(name.startswith("eval_") for name in line)
+        return line["step"] < step or (line["step"] == step and not (owed and evaluated))
+
+    kept = "".join(files.to_json(line) + "\n" for line in read_metrics(path) if stays(line))
     with files.clear_errors("read", path):
         unchanged = path.read_bytes() == kept.encode()
     if not unchanged:

@@ -38,6 +38,8 @@ RUN_FILE = "run.json"
 STEP = re.compile(r"0|[1-9][0-9]{0,17}")
 """What a step's directory is called: as `str(step)` has it, and no number that no training reaches."""
 _KINDS: dict[str, type[Config] | type[FinetuneConfig]] = {"pretraining": Config, "finetuning": FinetuneConfig}
+_SAVED = ("started", "saved", "stopped", "finished")
+"""Events of `history.jsonl` whose step, where it is not 0, was on disk."""
 _PACKAGES = ("bert-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -142,6 +144,23 @@ class Run:
         line = files.to_json({"time": now(), "event": event, **details})
         with files.clear_errors("write", self.history):
             files.append_line(self.history, line)
+
+    def require_nothing_lost(self) -> None:
+        """Before a training begins at step 0. Errors: `BertJaxError` when the run has had checkpoints by its history.
+
+        They were removed, or lie on a disk that is not mounted: beginning anew would drop the metrics as well.
+        """
+        saved = 0
+        for line in self.history.read_text("utf-8", errors="replace").splitlines() if self.history.is_file() else ():
+            with contextlib.suppress(ValueError):
+                values = files.parse_json(line)
+                if isinstance(values, dict) and values.get("event") in _SAVED and isinstance(values.get("step"), int):
+                    saved = max(saved, values["step"])
+        if saved:
+            raise BertJaxError(
+                f"{self.path} has had checkpoints, up to step {saved} at least ({self.history.name}), and holds none "
+                "now: put them back (is their disk mounted?), or give another --run"
+            )
 
     def note(self, event: str, **details: Any) -> None:
         """`record`, but what cannot be written is only warned of: of what the training need not stop for."""

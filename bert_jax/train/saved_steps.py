@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +26,7 @@ from bert_jax.train.saving_errors import reason
 
 STATE_FOLDER = "state"
 _DAMAGED = re.compile(r"\d+\.damaged.*")
+_LAG_SECONDS = 60.0
 
 _Tree = TypeVar("_Tree")
 
@@ -39,7 +41,14 @@ def _read_leaves(directory: Path, abstract: Mapping[str, jax.ShapeDtypeStruct]) 
         restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
         partial_restore=True,
     )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    # Alone: where one process of several cannot read its part, the others must not wait for it inside Orbax.
+    own = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f"read_{jax.process_index()}",
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=own)
+    with ocp.Checkpointer(handler, multiprocessing_options=own) as reader:
         return dict(reader.restore((directory / STATE_FOLDER).absolute(), args=arguments))
 
 
@@ -112,6 +121,31 @@ def step_directories(directory: Path) -> dict[int, Path]:
     with files.clear_errors("read", directory):
         found = [path for path in directory.iterdir() if path.is_dir()] if directory.is_dir() else []
     return {int(path.name): path for path in sorted(found, key=lambda p: p.name.zfill(20)) if STEP.fullmatch(path.name)}
+
+
+def agreed_step_directories(directory: Path) -> dict[int, Path]:
+    """`step_directories`, the same on all processes: a shared file system may show one of them an older listing.
+
+    Errors: `BertJaxError` on all of them when they still differ after a minute.
+    """
+    found = step_directories(directory)
+    if jax.process_count() == 1:
+        return found
+    from jax.experimental import multihost_utils
+
+    until = time.monotonic() + _LAG_SECONDS
+    while True:
+        seen = np.asarray([zlib.crc32(repr(list(found)).encode()) & 0x7FFFFFFF, time.monotonic() > until], np.int32)
+        everyone = np.asarray(multihost_utils.process_allgather(seen)).reshape(-1, 2)
+        if (everyone[:, 0] == everyone[0, 0]).all():
+            return found
+        if everyone[:, 1].any():
+            raise BertJaxError(
+                f"{directory}: the processes see different checkpoints there (this one {', '.join(map(str, found))}): "
+                "all of them need the same shared folder; nothing was moved"
+            )
+        time.sleep(_LAG_SECONDS / 30)
+        found = step_directories(directory)
 
 
 def damaged_directories(directory: Path) -> list[str]:
