@@ -32,13 +32,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("chaos")
 
 
-def test_five_kills_and_eight_damaged_places(work: Path) -> None:
+def test_five_kills_and_ten_damaged_places(work: Path) -> None:
     moments = ("save", "phase switch", "deletion", "cache write", "step")
     found = result("kill.py", "--kills", "5", "--work", str(work), "--moments", *moments)
     assert found["by_moment"] == dict.fromkeys(moments, 1)
     assert found["failures"] == []
-    found = result("damage.py", str(work / "whole"), "--places", "8", "--seed", "1")
-    assert sum(sum(outcomes.values()) for outcomes in found["outcomes"].values()) == 8
+    found = result("damage.py", str(work / "whole"), "--places", "10", "--seed", "1")
+    assert sum(sum(outcomes.values()) for outcomes in found["outcomes"].values()) == 10
+    assert sum(found["outcomes"]["all damaged"].values()) == 1
     assert found["failures"] == []
 
 

@@ -16,7 +16,7 @@ import sigterm
 def test_stopped_at_five_moments_and_continued(tmp_path: Path) -> None:
     """The command does twenty; here one of each kind."""
     found = sigterm.repeat(tmp_path, len(sigterm.MOMENTS), seed=1)
-    assert found["final_state_equal"] and found["losses_equal"] and found["each_step_once"], found
+    assert found["final_state_equal"] and found["lines_equal"], found
     assert not found["wrong"], found
     assert not [stop for stop in found["late"] if stop["seconds"] > 3 * sigterm.LIMIT], found  # a busy machine
     assert set(found["by_moment"].values()) == {1}

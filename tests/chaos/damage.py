@@ -131,6 +131,7 @@ class Trial:
         folder, kind = self.fresh(), KINDS[number % len(KINDS)]
         before, last = sorted(self.truth)
         done = damage(folder / str(last), kind, number // len(KINDS) * 3 + number % len(KINDS), draw)
+        left = (folder / str(last)).is_dir()
         hopeless = number % 10 == 9
         if hopeless:
             for step in step_directories(folder).values():
@@ -148,7 +149,7 @@ class Trial:
         except Exception as error:  # whatever it is, it is a finding
             self.failures.append(f"{done}: {type(error).__name__}: {error}")
             return
-        self._judge(kind, done, found, predicted, (before, last), folder)
+        self._judge(kind, done, found, predicted, (before, last), folder, left)
 
     def _predicted(self) -> tuple[int, Values] | None:
         """Step and parameters that a prediction would take; None when it is told that there are none."""
@@ -166,7 +167,9 @@ class Trial:
         predicted: tuple[int, Values] | None,
         steps: tuple[int, int],
         folder: Path,
+        left: bool,
     ) -> None:
+        """`left`: whether the damaged step's directory was there at all, to be set aside."""
         before, last = steps
         names = {path.name for path in folder.iterdir()}
         aside = f"{last}.damaged" in names
@@ -174,7 +177,7 @@ class Trial:
             self.failures.append(f"{done}: step {found and found[0]} was restored of {names}")
         elif found[1] != self.truth[found[0]]:
             self.failures.append(f"{done}: WRONG VALUES were restored from step {found[0]}")
-        elif aside != (found[0] == before) and str(last) in names:
+        elif aside != (left and found[0] == before):
             self.failures.append(f"{done}: step {found[0]} was restored, and there are {sorted(names)}")
         elif predicted is None or any(self.truth[predicted[0]][path] != leaf for path, leaf in predicted[1].items()):
             self.failures.append(f"{done}: a prediction takes {'nothing' if predicted is None else 'WRONG VALUES'}")

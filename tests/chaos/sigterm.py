@@ -25,6 +25,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # what the tests share
 
 import tiny_training
+from small_run import told
 from small_runs import ended, environment, final_digests, losses, make_store, pretrain_command, saved_steps, together
 
 LIMIT = 10.0
@@ -130,17 +131,10 @@ def repeat(folder: Path, count: int, seed: int, processes: int = 1) -> dict[str,
         "late": late,
         "wrong": wrong,
         "final_state_equal": final_digests(run) == final_digests(whole),
-        "losses_equal": losses(run) == losses(whole),
-        "each_step_once": _once(run),
+        "lines_equal": told(run) == told(whole),  # of training and of evaluations, each once and in order
     }
-    same = result["final_state_equal"] and result["losses_equal"] and result["each_step_once"]
-    result["holds"] = bool(same and not late and not wrong)
+    result["holds"] = bool(result["final_state_equal"] and result["lines_equal"] and not late and not wrong)
     return result
-
-
-def _once(run: Path) -> bool:
-    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
-    return len(steps) == len(set(steps))
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from bert_jax.config import Phase
 config = Config(
     model=BertConfig(vocab_size=None, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
                      intermediate_size=64, max_position_embeddings=48),
-    data=Data(sources=("text.txt",), vocab_size=600, eval_fraction=0.1, cache="data"),
+    data=Data(sources=("text.txt",), vocab_size=600, eval_fraction=0.1, cache="data", driver="thread"),
     train=Train(length=32, batch=8, predictions=5, steps={STEPS * 5 // 8},
                 later_phases=(Phase(length=48, batch=8, predictions=7, steps={STEPS * 3 // 8}),)),
     optimizer=Optimizer(learning_rate=1e-3),
