@@ -348,6 +348,7 @@ def predict(
     truncate: bool = False,
     window: int | None = None,
     max_length: int | None = None,
+    packing: int | None = None,
     input: str | None = None,
     out: str | None = None,
     cased: bool | None = None,
@@ -383,6 +384,8 @@ def predict(
         window: Slide over what is longer than the limit, each window this many tokens after the one before, for embed
             and features.
         max_length: The limit in tokens, for embed and features (default: the model's).
+        packing: Most inputs in one row of a batch, for embed, classify, next-sentence and choose (default: 1). The
+            answers are the same; of many short inputs rows are fewer and nearly full, and all of one shape.
         input: JSON lines to read instead: FILE.jsonl[:field], texts or pairs (text, or a and b); for senses an object
             may hold the word's sense beside its text.
         out: Write the answers to this file instead of stdout, by its suffix: .jsonl for every task, .npy for embed and
@@ -397,7 +400,7 @@ def predict(
     given = {"top_k": top_k, "candidates": candidates, "pooling": pooling, "normalize": normalize, "layers": layers}
     given |= {"heads": heads, "prompt": prompt, "context": context, "choices": choices}
     given |= {"join": join, "words": words or None, "word": word, "truncate": truncate or None}
-    options = options_of(task, given | {"window": window, "max_length": max_length})
+    options = options_of(task, given | {"window": window, "max_length": max_length, "packing": packing})
     check_out(task, out)
     if texts and input is not None:
         raise UsageError("give texts or --input, not both")
@@ -522,7 +525,7 @@ def bench(
         length: Sequence length.
         batch: Sequences (or packed rows) per step, for train and feed.
         predictions: Predictions per sequence, for train.
-        packing: Most sequences packed into one row, for train and feed.
+        packing: Most sequences packed into one row, for train, feed and predict (which then times both in turn).
         dtype: Compute dtype, for train.
         attention: Attention engine, for train.
         dropout: exact or fast, for train.

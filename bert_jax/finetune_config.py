@@ -94,6 +94,9 @@ class Finetune:
     """Most runs in one program; the others follow in groups (default: as many as memory holds, one on CPU)."""
     buckets: tuple[int, ...] = identity((16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512))
     """Row lengths; examples of like length share a batch. Empty: every row has task.length."""
+    packing: int = identity(1, least=1)
+    """Most examples that share a row of task.length tokens, for texts and pairs with a label, labels or a score; 1: one
+    per row, of finetune.buckets. finetune.batch counts examples all the same, which take fewer rows."""
     patience: int | None = schedule(None, least=1)
     """Stop after this many evaluations without a better one (default: train to the end)."""
     layer_decay: float = identity(1.0, above=0, most=1)
@@ -129,7 +132,7 @@ class Scoring:
     every: int | None = free(None, least=1)
     """Steps between evaluations (default: once per epoch); one always follows the last step."""
     batch: int | None = free(None, least=1)
-    """Rows per evaluation batch (default: finetune.batch)."""
+    """Rows per evaluation batch, packed ones too (default: finetune.batch)."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from bert_jax.text.interface import Tokenizer
 from bert_jax.text.tokenizer import load_tokenizer
 from bert_jax.train.reconcile import reconcile
 from bert_jax.train.run import Run, create_run, is_run, on_first_process, open_run, restore_tokenizer
-from bert_jax.train.sharding import make_mesh
+from bert_jax.train.sharding import make_mesh, rows_per_split
 from bert_jax.train.supervised import Member
 
 
@@ -67,10 +67,10 @@ def finetune(
     # Whatever is wrong with the examples or the settings is said before a run directory is made.
     splits = read_splits(task, config.data)
     form = _form(config, task, tokenizer, model, splits["train"])
-    material = Material.of(config, task, form, splits)
+    mesh = make_mesh(config.mesh)
+    material = Material.of(config, task, form, splits, rows_per_split(mesh))
     config = material.config
     members = members_of(config)
-    mesh = make_mesh(config.mesh)
     training = Training(config, material, model, start.loaded, mesh)
     groups = groups_of(existing, members, config, mesh, model)
     for group in (groups[0], groups[0][:1]):  # the second predicts with the best
@@ -166,6 +166,12 @@ def _form(config: FinetuneConfig, task: Task, tokenizer: Tokenizer, model: BertC
         if (count := getattr(config.finetune, name)) > model.num_hidden_layers:
             raise BertJaxError(f"finetune.{name} is {count}: the model has {model.num_hidden_layers} layers")
     kind = FORMS[task.head]
+    if config.finetune.packing > 1 and not kind.packs:
+        able = ", ".join(name for name, form in FORMS.items() if form.packs)
+        raise BertJaxError(
+            f"finetune.packing is {config.finetune.packing}, and of {task.name} ({task.head}) each row holds one "
+            f"example: leave it out; {able} can be packed"
+        )
     examples = train.examples
     if config.data.on_error == "skip":  # what is left out later says no label either
         examples = tuple(example for example in examples if kind.labelled(example))

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from bert_jax.data.packing import count_rows, plan_patterns, plan_rows
+from bert_jax.data.packing import count_rows, fewest_rows, fill_rows, packed_rows, plan_patterns, plan_rows
 from bert_jax.errors import BertJaxError
 
 KEY = (7, 0)
@@ -135,3 +135,50 @@ def test_the_patterns_cost_what_the_lengths_cost() -> None:
 def test_what_cannot_be_is_said(lengths: list[int], most: int, said: str) -> None:
     with pytest.raises(BertJaxError, match=said):
         plan_rows(np.array(lengths), 10, most, KEY)
+
+
+@pytest.mark.parametrize("most", [1, 3, 16])
+def test_few_examples_take_few_rows(most: int) -> None:
+    counts, bounds = 0, 0.0
+    for seed in range(20):
+        lengths = np.clip(tiny(32, seed), 1, 128)
+        lengths[seed] = 128  # as long as a row
+        rows = fill_rows(lengths, 128, most)
+        assert rows.dtype == np.int32 and rows.shape[1] == most
+        assert np.array_equal(np.sort(rows[rows >= 0]), np.arange(32))
+        assert not ((rows[:, 1:] >= 0) & (rows[:, :-1] < 0)).any()  # unused places stand at the end
+        assert np.where(rows >= 0, lengths[rows], 0).sum(axis=1).max() <= 128
+        assert np.array_equal(rows, fill_rows(lengths, 128, most))
+        others = lengths.sum() - 128  # of 31 examples; that of 128 has a row of its own
+        counts, bounds = counts + len(rows), bounds + 1 + max(np.ceil(others / 128), np.ceil(31 / most))
+    assert counts <= 1.06 * bounds
+
+
+def test_each_looks_for_the_fullest_row_it_fits() -> None:
+    assert fill_rows(np.array([3, 7, 4, 6]), 10, 2).tolist() == [[1, 0], [3, 2]]
+    assert fill_rows(np.array([2, 2, 2, 5]), 10, 3).tolist() == [[3, 0, 1], [2, -1, -1]]
+    assert fill_rows(np.array([10, 10]), 10, 4).tolist() == [[0, -1, -1, -1], [1, -1, -1, -1]]
+    assert fill_rows(np.zeros(0, np.int64), 10, 3).shape == (0, 3)
+    with pytest.raises(BertJaxError, match="examples of 4 to 11 tokens cannot be packed into rows of 10"):
+        fill_rows(np.array([4, 11]), 10, 2)
+
+
+@pytest.mark.parametrize("count", [32, 3_000])
+def test_the_fewest_rows_of_dozens_and_thousands(count: int) -> None:
+    lengths = np.minimum(tiny(count), 128)
+    both = len(plan_rows(lengths, 128, 6, KEY)), len(fill_rows(lengths, 128, 6))
+    assert (both[0] < both[1]) == (count > 32)  # each is the better one of its own
+    assert len(fewest_rows(lengths, 128, 6)) == min(both)
+
+
+def test_packed_rows_by_hand() -> None:
+    sequences = [([5, 6, 7], [0, 0, 1]), ([8, 9], [0, 1]), ([4] * 6, [0] * 6)]
+    members = np.array([[1, 0], [2, -1], [-1, -1]])
+    batch = packed_rows(sequences, members, 6, pad_id=3)
+    assert batch["input_ids"].tolist() == [[8, 9, 5, 6, 7, 3], [4] * 6, [3] * 6]
+    assert batch["segment_ids"].tolist() == [[0, 1, 0, 0, 1, 0], [0] * 6, [0] * 6]
+    assert batch["input_mask"].tolist() == [[1, 1, 1, 1, 1, 0], [1] * 6, [0] * 6]
+    assert batch["position_ids"].tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5], [0] * 6]
+    assert batch["sequence_ids"].tolist() == [[1, 1, 2, 2, 2, 0], [1] * 6, [0] * 6]
+    assert batch["cls_positions"].tolist() == [[0, 2], [0, 0], [0, 0]]
+    assert {array.dtype for array in batch.values()} == {np.dtype(np.int32)}

@@ -74,6 +74,8 @@ def test_choices_are_made_with_any_number_of_endings(bert: Bert, choice_form: Mu
         (alone,) = choose(bert, [item], choice_form)
         np.testing.assert_allclose(alone["probabilities"], answer["probabilities"], rtol=1e-3)
         assert answer["choice"] == int(np.argmax(answer["probabilities"]))
+    for packed, answer in zip(choose(bert, offered, choice_form, packing=4), together, strict=True):
+        np.testing.assert_allclose(packed["probabilities"], answer["probabilities"], atol=1e-5)
 
 
 @pytest.mark.parametrize(

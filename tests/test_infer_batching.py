@@ -8,14 +8,17 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from bert_jax.errors import BertJaxError
+from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.infer.batching import (
     LENGTHS,
     LIVE_WINDOW,
+    UNUSED,
     WINDOW,
     Encoded,
     bucket,
     length_buckets,
+    packed_batch,
+    packed_parts_of,
     pad_batch,
     parts_of,
     row_sizes,
@@ -146,3 +149,45 @@ def test_typed_inputs_do_not_wait_for_a_whole_window() -> None:
     assert read == LIVE_WINDOW
     assert list(itertools.islice(answers, 5000)) == list(range(2, 5002))
     assert read <= 5001 + WINDOW
+
+
+def test_packed_inputs_come_back_in_order_from_few_full_rows() -> None:
+    random = np.random.default_rng(2)
+    lengths = np.clip(random.lognormal(2.4, 0.5, 700), 1, 256).astype(int)
+    lengths[[5, 600]] = 64, 128  # as long as a row
+    items = [Encoded([number] * int(length), [0] * int(length)) for number, length in enumerate(lengths, start=1)]
+    shapes, places = set(), 0
+
+    def compute(batch: dict[str, np.ndarray], members: list[Encoded]) -> list[tuple[int, int]]:
+        nonlocal places
+        shapes.add(batch["input_ids"].shape)
+        places += batch["input_ids"].size
+        found = []
+        for place in range(len(members)):  # nothing of `members` is used: the places must say the same
+            row, number = divmod(place, 8)
+            own = batch["sequence_ids"][row] == number + 1
+            found.append((int(batch["input_ids"][row, batch["cls_positions"][row, number]]), int(own.sum())))
+        return found
+
+    answers = list(stream(items, compute, limit=256, pad_id=0, window=500, packing=8))
+    assert answers == [(number, int(length)) for number, length in enumerate(lengths, start=1)]
+    assert len(shapes) <= 5 and {length for _, length in shapes} <= {64, 128, 256}
+    assert lengths.sum() / places > 0.9
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 33])
+@pytest.mark.parametrize("devices", [1, 4])
+def test_any_number_of_packed_inputs(count: int, devices: int) -> None:
+    items = items_of([1 + number % 16 for number in range(count)])
+    parts = list(packed_parts_of(items, 16, 3, 64, devices))
+    members = [index for part in parts for index in part.members if index != UNUSED]
+    assert sorted(members) == list(range(count))
+    assert {part.length for part in parts} == {16}  # the model has no more positions
+    assert all(part.rows % devices == 0 and len(part.members) <= 3 * part.rows for part in parts)
+    batch = packed_batch(items, parts[-1], 3, pad_id=0)
+    assert batch["cls_positions"].shape == (parts[-1].rows, 3)
+
+
+def test_a_packing_that_is_none() -> None:
+    with pytest.raises(UsageError, match="packing is 0: expected at least 1, the most inputs in a row"):
+        list(stream(items_of([3]), lambda batch, items: [0], limit=16, pad_id=0, packing=0))

@@ -18,15 +18,15 @@ from bert_jax.formats.model import LoadedModel
 from bert_jax.infer.classify import classify
 from bert_jax.infer.loaded import Bert
 from bert_jax.model.bert import abstract_parameters, make_model
-from bert_jax.tasks.classification import Classification, MultiLabel, Regression, TextForm
+from bert_jax.tasks.classification import Classification, FirstToken, MultiLabel, Regression, TextForm
 
 LABELS = ("bad", "fair", "good")
 INPUTS = ["the cat", ("a dog", "it ran !"), "", "龘 [MASK]", "rain"]
 
 
-def bert_with(classes: int) -> Bert:
+def bert_with(classes: int, head: str = "classification") -> Bert:
     random = np.random.default_rng(1)
-    shapes = abstract_parameters(make_model(small_config(), heads=("classification",), classes=classes))
+    shapes = abstract_parameters(make_model(small_config(), heads=(head,), classes=classes))
     params = jax.tree.map(lambda leaf: random.normal(0, 0.5, leaf.shape).astype(leaf.dtype), shapes)
     model = LoadedModel(
         config=small_config(),
@@ -35,7 +35,7 @@ def bert_with(classes: int) -> Bert:
         kind="run",
         path=Path("small"),
         step=0,
-        heads=("classification",),
+        heads=(head,),
         classes=classes,
     )
     return Bert(model)
@@ -102,3 +102,18 @@ def test_what_cannot_be_classified(bert: Bert) -> None:
     other = Bert(dataclasses.replace(bert.source, heads=(), params=bert.source.params))
     with pytest.raises(BertJaxError, match="small has no classification head .* so it cannot classify texts"):
         list(classify(other, ["a"], form_of()))
+
+
+@pytest.mark.parametrize("head", ["classification", "first_token"])
+def test_packed_answers_are_the_same(head: str) -> None:
+    bert = bert_with(3, head)
+    form = form_of(Classification if head == "classification" else FirstToken)
+    texts = [*INPUTS, "the cat " * 7, ("it", "was wet"), "a"] * 3
+    one, packed = (list(classify(bert, texts, form, packing=packing)) for packing in (1, 4))
+    for expected, found in zip(one, packed, strict=True):
+        names = [name for name in expected if name != "probabilities"]
+        assert [found[name] for name in names] == [expected[name] for name in names]
+        assert found["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
+    assert len({round(answer["probabilities"]["bad"], 4) for answer in packed}) > 5
+    (alone,) = classify(bert, ["rain"], form, packing=7)
+    assert alone["probabilities"] == pytest.approx(one[4]["probabilities"], abs=1e-5)

@@ -223,3 +223,34 @@ def test_sentence_transformers_agrees_on_prompts(tmp_path: Path, include: bool) 
     check(theirs.encode(texts, prompt_name="document", show_progress_bar=False), ours.embed(texts, prompt="document"))
     check(theirs.encode(texts, prompt="as is ", show_progress_bar=False), ours.embed(texts, prompt="as is "))
     check(theirs.encode(texts, prompt="", show_progress_bar=False), ours.embed(texts, prompt=""))
+
+
+SHORT = [TEXT, "cat", ("the dog", "it sat !"), "", *(" ".join(TEXT.split()[:number]) for number in range(2, 15))]
+
+
+@pytest.mark.parametrize("mode", ["mean", "max", "cls", "pooler"])
+def test_packed_vectors_are_the_same(bert: Bert, mode: str) -> None:
+    one, packed = (bert.embed(SHORT, pooling=mode, packing=packing) for packing in (1, 5))  # type: ignore[arg-type]
+    np.testing.assert_allclose(packed, one, atol=1e-5)
+    np.testing.assert_allclose(bert.embed("cat", pooling=mode, packing=3), one[1], atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_packed_windows_prompts_and_devices(bert: Bert) -> None:
+    long = " ".join([TEXT] * 4)
+    options: dict = {"window": 7, "max_length": 16, "prompt": "rain "}
+    texts = [long, "cat", TEXT]
+    expected = bert.embed(texts, **options)
+    np.testing.assert_allclose(bert.embed(texts, **options, packing=4), expected, atol=1e-5)
+    spread = Bert(bert.source, devices=8)
+    np.testing.assert_allclose(spread.embed(SHORT, packing=4), bert.embed(SHORT), atol=1e-5)
+    left_out = small_bert()
+    recipe = Pooling("mean", False, None, {"query": "the "}, "query", include_prompt=False)
+    left_out.source = dataclasses.replace(left_out.source, pooling=recipe)
+    texts = ["cat", "dog ran", "rain on the mat"]
+    np.testing.assert_allclose(left_out.embed(texts, packing=4), left_out.embed(texts), atol=1e-5)
+
+
+def test_a_row_of_all_positions_holds_one_text(bert: Bert) -> None:
+    whole = " ".join(["cat", "ran"] * 31)  # 64 tokens with [CLS] and [SEP], as many as the model has positions
+    texts = ["the cat", whole, "rain", whole]
+    np.testing.assert_allclose(bert.embed(texts, packing=4), bert.embed(texts), atol=1e-5)

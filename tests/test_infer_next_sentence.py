@@ -82,3 +82,11 @@ def test_repeated_calls_compile_nothing() -> None:
     for pair in reversed(pairs):
         bert.next_sentence(pair)
     assert program._cache_size() == alone <= compiled + 6
+
+
+def test_packed_pairs_have_the_same_probabilities(bert: Bert) -> None:
+    pairs = [("the cat sat", "it was tired"), ("rain .", "the street was wet ."), ("it", "a dog " * 20)] * 3
+    one, packed = bert.next_sentence(pairs), bert.next_sentence(pairs, packing=3)
+    assert [answer["b"] for answer in packed] == [answer["b"] for answer in one]
+    found, expected = ([answer["probability"] for answer in answers] for answers in (packed, one))
+    np.testing.assert_allclose(found, expected, atol=1e-5)

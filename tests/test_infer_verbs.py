@@ -29,6 +29,10 @@ def predict(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict]:
 def test_embed(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = predict(capsys, "embed", model, *TEXTS)
     assert [line["text"] for line in lines] == list(TEXTS)
+    packed = predict(capsys, "embed", model, *TEXTS, "--packing", "4")
+    assert [line["text"] for line in packed] == list(TEXTS)
+    found, expected = ([line["embedding"] for line in answers] for answers in (packed, lines))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     assert predict(capsys, "embed", model, *TEXTS, "--out", str(tmp_path / "x.npy")) == []
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), [line["embedding"] for line in lines], atol=1e-6)
     (tmp_path / "in.jsonl").write_text('["the cat", "it sat"]\n{"text": "rain"}\n')
@@ -63,6 +67,13 @@ def test_features(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("embed", "--out", "/proc/x.npy"), 1, "cannot write /proc/x.npy"),
         (("embed", "--truncate", "--window", "3"), 1, "exclude each other"),
         (("embed", "--max-length", "500"), 1, "max_length is 500: expected 3 to 64"),
+        (("embed", "--packing", "0"), 2, "packing is 0: expected at least 1"),
+        (
+            ("features", "--packing", "4"),
+            2,
+            "next-sentence, embed, classify, choose, not for features",
+        ),
+        (("tag", "--packing", "4"), 2, "--packing is for next-sentence, embed, classify, choose, not for tag"),
     ],
 )
 def test_what_is_refused(

@@ -155,3 +155,17 @@ def test_what_does_not_fit_is_one_clear_line(given, message):
         dropout.make_draws(given, 3, jnp.arange(8)[None], None)
     with pytest.raises(BertJaxError, match="dropout is 'precise': expected 'exact' or 'fast'"):
         Dropout(examples.KEY, examples.IDS, "precise")
+
+
+@pytest.mark.parametrize("kind", ["exact", "fast"])
+def test_before_a_classifier_each_packed_example_draws_for_itself(kind):
+    positions = jnp.array([[0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 0]])
+    sequences = jnp.array([[1, 1, 1, 2, 2, 2, 2, 2, 3, 3, 0]])
+    row = _draws(examples.IDS[None], position_ids=positions, sequence_ids=sequences, kind=kind)
+    ones = jnp.ones((3, WIDTH))
+    packed = np.asarray(dropout.drop_before_classifier(ones[None], row, 0.3, tokens=False))
+    alone = np.asarray(dropout.drop_before_classifier(ones, _draws(examples.IDS), 0.3, tokens=False))
+    assert packed.shape == (1, 3, WIDTH)
+    assert len({tuple(kept) for kept in (packed[0] > 0).tolist()}) == 3
+    if kind == "exact":
+        np.testing.assert_array_equal(packed[0], alone)

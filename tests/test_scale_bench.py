@@ -152,6 +152,14 @@ def test_predict(text: Path, tmp_path: Path) -> None:
     assert found["speeds"]["repeats"] == 2
     assert 0 < found["seconds_p50"] <= found["seconds_p90"] <= found["seconds_p99"]
     assert found["real_tokens_per_second"] > found["sequences_per_second"]
+    assert found["padding_share"] == pytest.approx(
+        1 - found["real_tokens"] / (42 * 12)  # one batch, 20 rows of it used
+    )
+    assert "speeds_unpacked" not in found
+    packed = bench("predict", str(tmp_path / "run"), source=[str(text)], texts=60, requests=1, repeats=1, packing=8)
+    assert (packed["packing"], packed["texts"]) == (8, 60) and packed["speeds_unpacked"]["repeats"] == 1
+    assert packed["padding_share"] == pytest.approx(1 - packed["real_tokens"] / (8 * 64))
+    assert packed["padding_share_unpacked"] > 0.5
 
 
 def test_documents_stop_at_the_megabytes_asked_for(text: Path) -> None:

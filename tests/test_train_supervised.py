@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,9 +12,11 @@ import pytest
 from small_models import small_config
 
 from bert_jax.config import Mesh, Optimizer, Train
+from bert_jax.data.packing import fill_rows, packed_rows
 from bert_jax.errors import BertJaxError
 from bert_jax.finetune_config import Finetune, FinetuneConfig
 from bert_jax.model.bert import init_parameters, make_model
+from bert_jax.model.dropout import Dropout
 from bert_jax.model.parameters import flatten
 from bert_jax.train.losses import negative_log_likelihood
 from bert_jax.train.sharding import make_layout, make_mesh
@@ -177,3 +180,75 @@ def test_what_does_not_divide(settings: FinetuneConfig, mesh: Mesh, message: str
     members = MEMBERS if "side" in message else MEMBERS[:1]
     with pytest.raises(BertJaxError, match=message):
         program(settings, members, mesh)
+
+
+def packed(plain: dict[str, np.ndarray], length: int = 2 * LENGTH, most: int = 3) -> dict[str, np.ndarray]:
+    """The examples of `plain` in rows of `length`, with a row that is empty behind them."""
+    sizes = plain["input_mask"].sum(axis=1)
+    members = np.concatenate([fill_rows(sizes, length, most), np.full((1, most), -1)])
+    sequences = [
+        (ids[:size], segments[:size])
+        for ids, segments, size in zip(plain["input_ids"], plain["segment_ids"], sizes, strict=True)
+    ]
+    places = np.maximum(members, 0).reshape(-1)
+    found: dict[str, np.ndarray] = dict(packed_rows(sequences, members, length, pad_id=0))
+    found |= {name: plain[name][places] for name in ("example_ids", "labels")}
+    found["weights"] = np.where(members.reshape(-1) < 0, 0, plain["weights"][places]).astype(np.float32)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("head", "rate"),
+    [("classification", 0.3), pytest.param("first_token", 0.3, marks=pytest.mark.ci)],
+)
+def test_packed_examples_have_the_losses_and_gradients_they_have_alone(head: str, rate: float) -> None:
+    settings = dataclasses.replace(small_config(), hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
+    model = make_model(settings, heads=(head,), classes=3)
+    params = jax.tree.map(lambda leaf: 5 * leaf, jax.jit(lambda: init_parameters(model, jax.random.key(0)))())
+    plain = batch(3)
+
+    @jax.jit
+    def losses_and_gradients(params: Any, given: Any) -> Any:
+        def of(params: Any) -> tuple[jax.Array, jax.Array]:
+            outputs = outputs_of(model, params, given, Dropout(jax.random.key(4)) if rate else None)
+            losses = negative_log_likelihood(outputs[f"{head}_logits"].astype(jnp.float32), given["labels"])
+            return jnp.sum(given["weights"] * losses), losses
+
+        (_, losses), gradients = jax.value_and_grad(of, has_aux=True)(params)
+        return losses, gradients
+
+    expected, expected_gradients = losses_and_gradients(params, plain)
+    several = packed(plain)
+    assert len(several["input_ids"]) < BATCH - 1
+    losses, gradients = losses_and_gradients(params, several)
+    used = several["weights"] > 0
+    order = np.argsort(several["example_ids"][used])
+    np.testing.assert_allclose(np.asarray(losses)[used][order], expected, atol=1e-5)
+    for (path, leaf), other in zip(
+        jax.tree_util.tree_leaves_with_path(gradients), jax.tree.leaves(expected_gradients), strict=True
+    ):
+        np.testing.assert_allclose(leaf, other, atol=1e-5 * max(1.0, float(np.abs(other).max())), err_msg=str(path))
+
+
+@pytest.mark.parametrize("mesh", [None, pytest.param(Mesh(data=2), marks=pytest.mark.ci)])
+def test_packed_members_side_by_side_do_what_each_does_unpacked_alone(alone: list[Trained], mesh: Mesh | None) -> None:
+    made = program(config(packing=3), MEMBERS, mesh)
+    both = jax.tree.map(lambda *leaves: np.stack(leaves), params_of(0), params_of(1))
+
+    def rows(seed: int) -> dict[str, np.ndarray]:
+        found = packed(batch(seed))
+        missing = 8 - len(found["input_ids"])  # as many for both, whose lengths here differ
+        return {
+            name: np.pad(array, [(0, missing * (len(array) // (8 - missing))), *[(0, 0)] * (array.ndim - 1)])
+            for name, array in found.items()
+        }
+
+    state, seen = trained(made, both, [side_by_side([rows(step), rows(5 + step)]) for step in range(4)])
+    for index, (own, lines) in enumerate(alone):
+        found = [line[f"loss_{MEMBERS[index].label}"] for line in seen]
+        np.testing.assert_allclose(found, [line["loss"] for line in lines], rtol=1e-5)
+        for path, leaf in flatten(own.params).items():
+            np.testing.assert_allclose(flatten(state.params)[path][index], leaf, atol=2e-5, err_msg=path)
+    assert [line["sequences"] for line in seen] == [2 * BATCH] * 4
+    assert seen[0]["real_tokens"] == batch(0)["input_mask"].sum() + batch(5)["input_mask"].sum()
+    assert seen[0]["tokens"] == 2 * 8 * 2 * LENGTH

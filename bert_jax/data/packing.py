@@ -9,11 +9,14 @@ It is the histogram packing of Krell et al. 2021 ("Efficient sequence packing wi
 arXiv 2107.02027) with a look at the whole rest of the row instead of one example at a time. How many examples should
 share the rest is tried in three ways, and the fewest rows win: as few as can be (best with many places in a row), as
 many (with few), or as many as the mean length suggests.
+
+A pattern is repeated, and what is left at the end fills its rows badly: of the few examples of one batch (`fill_rows`)
+that would be all of them, and each looks for its own row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,13 +46,9 @@ def plan_rows(lengths: NDArray[np.integer], capacity: int, most: int, key: tuple
     neighbours in the corpus would meet in every epoch. A pure function. Errors: `BertJaxError` for a length that does
     not fit, or a place number below 1.
     """
-    if most < 1 or len(lengths) >= 2**31:
-        raise BertJaxError(f"{len(lengths):,} examples, at most {most} of them in a row, cannot be packed")
+    _check(lengths, capacity, most)
     if not len(lengths):
         return np.zeros((0, most), np.int32)
-    low, high = int(lengths.min()), int(lengths.max())
-    if low < 1 or high > capacity:
-        raise BertJaxError(f"examples of {low} to {high} tokens cannot be packed into rows of {capacity}")
     counts = np.bincount(lengths, minlength=capacity + 1)
     patterns = plan_patterns(counts, capacity, most)
     # In random order first, then stably by length: of one length the order stays random. (16 bits are sorted fastest.)
@@ -67,6 +66,71 @@ def plan_rows(lengths: NDArray[np.integer], capacity: int, most: int, key: tuple
         first += count
     ordered: NDArray[np.int32] = rows[permute(np.arange(len(rows), dtype=np.int64), len(rows), *key, "rows")]
     return ordered
+
+
+def _check(lengths: NDArray[np.integer], capacity: int, most: int) -> None:
+    if most < 1 or len(lengths) >= 2**31:
+        raise BertJaxError(f"{len(lengths):,} examples, at most {most} of them in a row, cannot be packed")
+    low, high = (int(lengths.min()), int(lengths.max())) if len(lengths) else (1, 1)
+    if low < 1 or high > capacity:
+        raise BertJaxError(f"examples of {low} to {high} tokens cannot be packed into rows of {capacity}")
+
+
+def fill_rows(lengths: NDArray[np.integer], capacity: int, most: int) -> NDArray[np.int32]:
+    """As `plan_rows`, for few examples and with nothing drawn: the longest first, each into the fullest row it fits."""
+    _check(lengths, capacity, most)
+    rows: list[list[int]] = []
+    by_space: list[list[int]] = [[] for _ in range(capacity)]  # rows that take more, by the tokens they have room for
+    for index in np.argsort(-lengths.astype(np.int64), kind="stable").tolist():
+        length = int(lengths[index])
+        space = next((space for space in range(length, capacity) if by_space[space]), capacity)
+        row = len(rows) if space == capacity else by_space[space].pop()
+        if space == capacity:
+            rows.append([])
+        rows[row].append(index)
+        if len(rows[row]) < most:
+            by_space[space - length].append(row)
+    filled = np.full((len(rows), most), -1, np.int32)
+    for row, members in enumerate(rows):
+        filled[row, : len(members)] = members
+    return filled
+
+
+def fewest_rows(lengths: NDArray[np.integer], capacity: int, most: int) -> NDArray[np.int32]:
+    """The fewer rows of `plan_rows` and `fill_rows`, with nothing drawn: of dozens of examples, or thousands."""
+    return min(plan_rows(lengths, capacity, most, ("fewest",)), fill_rows(lengths, capacity, most), key=len)
+
+
+def packed_rows(
+    sequences: Sequence[tuple[Sequence[int] | NDArray[np.integer], Sequence[int] | NDArray[np.integer]]],
+    members: NDArray[np.integer],
+    length: int,
+    pad_id: int,
+) -> dict[str, NDArray[np.int32]]:
+    """Rows of sequences (token ids, segment ids), those of a row one after the other, as the model takes them.
+
+    `members` (R, P): which of `sequences` each row holds, -1 (behind the others) where a place is unused; a row may
+    hold none. int32 `input_ids input_mask segment_ids` (R, T = `length`) and the keys of `batch.PACKED`.
+    """
+    wide = ("input_ids", "input_mask", "segment_ids", "position_ids", "sequence_ids")
+    batch = {name: np.zeros((len(members), length), np.int32) for name in wide}
+    batch["input_ids"][...] = pad_id
+    batch["cls_positions"] = np.zeros(members.shape, np.int32)
+    for row, own in enumerate(members.tolist()):
+        begin = 0
+        for place, index in enumerate(own):
+            if index < 0:
+                break
+            ids, segments = sequences[index]
+            inside = (row, slice(begin, begin + len(ids)))
+            batch["input_ids"][inside] = ids
+            batch["segment_ids"][inside] = segments
+            batch["input_mask"][inside] = 1
+            batch["position_ids"][inside] = np.arange(len(ids))
+            batch["sequence_ids"][inside] = place + 1
+            batch["cls_positions"][row, place] = begin
+            begin += len(ids)
+    return batch
 
 
 def count_rows(counts: Ints, capacity: int, most: int) -> int:

@@ -4,6 +4,9 @@ A compiled program serves one shape, so rows are padded to one of a few lengths 
 Inputs are taken a window at a time and sorted by length inside it: memory stays bounded however many there are, and
 rows of nearly one length share a batch, whatever stands between them in the input. A length has one full size, so
 that many inputs make about as many programs as there are lengths, and none is made twice.
+
+Packed, a row holds several inputs one after the other: fewer rows, nearly full, of one length where the inputs are
+short (`bert_jax.data.packing`). P is the most inputs in a row.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from bert_jax.errors import BertJaxError
+from bert_jax.data.packing import fewest_rows, packed_rows
+from bert_jax.errors import BertJaxError, UsageError
 
 # Dense where sentences are: each length is a program to compile, but each place of padding is computed every time
 # (in steps of 8 and 16 it was 19 % of all places of sentences of English Wikipedia, in these steps 10 %).
@@ -22,6 +26,7 @@ LENGTHS = (8, *range(12, 48, 4), 48, 56, 64, 80, 96, 128, 192, 256, 384, 512)
 FEW_ROWS = (1, 8)  # sizes of a batch that is not full
 # Its lengths are among these, and its model's limit: where there is less to compute, compiling counts for more.
 FEW_LENGTHS = (16, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512)
+PACKED_LENGTHS = (64, 128, 256, 512)  # of rows that hold several inputs: what is short makes one program
 MOST_ROWS = 64
 # Places (rows × length) of a full batch on one device. On a CPU the intermediate arrays should stay in its caches; an
 # accelerator wants work for thousands of lanes.
@@ -29,6 +34,8 @@ CPU_TOKENS = 512
 ACCELERATOR_TOKENS = 8192
 WINDOW = 2048
 LIVE_WINDOW = 32  # the first window of inputs that come as they are typed; then twice as many each time
+
+UNUSED = -1
 
 Answer = TypeVar("Answer")
 
@@ -43,7 +50,10 @@ class Encoded(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Inputs that share a batch, by their places in the window, and the batch's shape."""
+    """Inputs that share a batch, by their places in the window, and the batch's shape.
+
+    members: one input for each row from the first on; packed, P for each, UNUSED where a row holds fewer.
+    """
 
     members: list[int]
     rows: int
@@ -104,6 +114,30 @@ def parts_of(
             yield Part(taken, devices * rows, length if rows == sizes[-1] else bucket(longest, sparse), slots)
 
 
+def packed_parts_of(chunk: Sequence[Encoded], limit: int, packing: int, tokens: int, devices: int) -> Iterator[Part]:
+    """The batches of one window in rows of up to `packing` inputs: those of the longest rows first."""
+    lengths = (*(length for length in PACKED_LENGTHS if length < limit), limit)
+    groups: dict[int, list[int]] = {}
+    for index, item in enumerate(chunk):
+        groups.setdefault(bucket(len(item.input_ids), lengths), []).append(index)
+    for length, members in sorted(groups.items(), reverse=True):
+        sizes = row_sizes(length, tokens)
+        planned = fewest_rows(np.array([len(chunk[index].input_ids) for index in members]), length, packing)
+        numbers = np.where(planned < 0, UNUSED, np.asarray(members)[planned])
+        for first in range(0, len(numbers), sizes[-1] * devices):
+            taken = numbers[first : first + sizes[-1] * devices]
+            rows = devices * bucket(-(-len(taken) // devices), sizes)
+            yield Part(taken.reshape(-1).tolist(), rows, length, 0)
+
+
+def packed_batch(chunk: Sequence[Encoded], part: Part, packing: int, pad_id: int) -> dict[str, np.ndarray]:
+    """One batch of packed rows of a window: int32 `input_ids input_mask segment_ids position_ids sequence_ids` (B, T),
+    `cls_positions` (B, P). Rows past the inputs are all padding."""
+    members = np.full((part.rows, packing), UNUSED)
+    members.reshape(-1)[: len(part.members)] = part.members
+    return packed_rows([item[:2] for item in chunk], members, part.length, pad_id)
+
+
 def pad_batch(items: Sequence[Encoded], rows: int, length: int, slots: int, pad_id: int) -> dict[str, np.ndarray]:
     """One batch (B=rows, T=length) of int32 arrays: `input_ids input_mask segment_ids`, and where `slots` is not 0
     `masked_lm_positions` (B, M=slots), 0 where unused.
@@ -139,14 +173,21 @@ def stream(
     first: int = WINDOW,
     tokens: int = CPU_TOKENS,
     devices: int = 1,
+    packing: int = 1,
 ) -> Iterator[Answer]:
     """Answers to `items`, in their order, at most `window` of them in memory at a time, of the very first `first`.
 
     `compute(batch, items of the batch)` gives one answer per item (rows past them are filling). `limit` is the
     model's number of positions; `slot_sizes` the numbers M of slots that batches are padded to, empty without slots;
     `tokens` the places of a full batch on one of `devices`, over which its rows can be spread evenly.
-    An input that cannot be read ends the answers, after those to the inputs before it.
+    `packing`: the most inputs in a row; with more than one the batch is one of `packed_batch`, and `compute` is given
+    P items for each row and gives P answers: where a row holds fewer any item stands in, whose answer is not used.
+    An input that cannot be read ends the answers, after those to the inputs before it. Errors: `UsageError` for a
+    packing below 1.
     """
+    if packing < 1:
+        raise UsageError(f"packing is {packing}: expected at least 1, the most inputs in a row")
+    assert packing == 1 or not slot_sizes, "slots are places of a row that is one input"
     lengths = length_buckets(limit)
     source, size = iter(items), min(first, window)
     failure: BertJaxError | None = None
@@ -160,11 +201,19 @@ def stream(
             break
         size = min(2 * size, window)
         answers: list[Answer | None] = [None] * len(chunk)
-        for part in parts_of(chunk, lengths, slot_sizes, tokens, devices):
-            batch_items = [chunk[index] for index in part.members]
-            batch = pad_batch(batch_items, part.rows, part.length, part.slots, pad_id)
+        if packing > 1:
+            parts = packed_parts_of(chunk, limit, packing, tokens, devices)
+        else:
+            parts = parts_of(chunk, lengths, slot_sizes, tokens, devices)
+        for part in parts:
+            batch_items = [chunk[max(index, 0)] for index in part.members]
+            if packing > 1:
+                batch = packed_batch(chunk, part, packing, pad_id)
+            else:
+                batch = pad_batch(batch_items, part.rows, part.length, part.slots, pad_id)
             for index, answer in zip(part.members, compute(batch, batch_items), strict=True):
-                answers[index] = answer
+                if index != UNUSED:
+                    answers[index] = answer
         yield from answers  # type: ignore[misc]
     if failure is not None:
         raise failure

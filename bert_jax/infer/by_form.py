@@ -11,6 +11,7 @@ import numpy as np
 from bert_jax.errors import BertJaxError
 from bert_jax.finetune_config import TaskOptions
 from bert_jax.infer.batching import Encoded
+from bert_jax.model.bert import OF_EXAMPLES
 from bert_jax.tasks.table import FORMS
 from bert_jax.tasks.task import Form, Prediction, Row
 
@@ -61,13 +62,14 @@ class Part(NamedTuple):
     last: bool
 
 
-def predictions(bert: Bert, form: Form, examples: Iterable[Any]) -> Iterator[tuple[Any, Prediction]]:
+def predictions(bert: Bert, form: Form, examples: Iterable[Any], packing: int = 1) -> Iterator[tuple[Any, Prediction]]:
     """(example, prediction) for each of `examples`, in order, rows streamed through `bert.answers`.
 
     `entity_positions` is the one target that reaches the model. Errors: `BertJaxError` for a model without the form's
     head, a limit of tokens beyond its positions, and whatever `form.encode` refuses.
     """
-    return decoded(bert, form, (part for example in examples for part in parts_of(example, form.encode(example))))
+    encoded = (part for example in examples for part in parts_of(example, form.encode(example)))
+    return decoded(bert, form, encoded, packing)
 
 
 def parts_of(example: Any, rows: Sequence[Row]) -> Iterator[Encoded]:
@@ -79,8 +81,10 @@ def parts_of(example: Any, rows: Sequence[Row]) -> Iterator[Encoded]:
             yield Encoded(list(ids), list(segments), slots, Part(example, row, last, last and number == len(rows)))
 
 
-def decoded(bert: Bert, form: Form, encoded: Iterable[Encoded]) -> Iterator[tuple[Any, Prediction]]:
-    """As `predictions`, of the sequences that `parts_of` made."""
+def decoded(bert: Bert, form: Form, encoded: Iterable[Encoded], packing: int = 1) -> Iterator[tuple[Any, Prediction]]:
+    """As `predictions`, of the sequences that `parts_of` made; up to `packing` of them share a row, which only forms
+    whose head reads one vector of each can do (`model.bert.OF_EXAMPLES`)."""
+    assert packing == 1 or form.head in OF_EXAMPLES, form.head
     if form.head is not None:
         bert.require_head(form.head, "answer this")
     bert.require_length(form.options.length, "task.length: a row")
@@ -90,13 +94,15 @@ def decoded(bert: Bert, form: Form, encoded: Iterable[Encoded]) -> Iterator[tupl
         if "masked_lm_positions" in batch:
             batch = {POSITIONS if name == "masked_lm_positions" else name: array for name, array in batch.items()}
         outputs = jax.device_get(predict(bert.params, batch))
+        if packing > 1:  # (B, P, …): P items for each row
+            outputs = {name: array.reshape(-1, *array.shape[2:]) for name, array in outputs.items()}
         return [(item.source, {name: array[row] for name, array in outputs.items()}) for row, item in enumerate(items)]
 
     slots = (2,) if form.head == "relation" else ()
     rows: list[Row] = []
     of_rows: list[Mapping[str, np.ndarray]] = []
     of_row: list[Mapping[str, np.ndarray]] = []
-    for part, outputs in bert.answers(encoded, compute, slot_sizes=slots):
+    for part, outputs in bert.answers(encoded, compute, slot_sizes=slots, packing=packing):
         of_row.append(outputs)
         if part.last_of_row:
             several = form.head in SEVERAL

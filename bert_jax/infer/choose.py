@@ -17,19 +17,19 @@ Offered = ChoiceExample | tuple[str, Sequence[str]] | Mapping[str, Any] | str
 
 
 def choose(
-    bert: Bert, offered: Iterable[Offered], form: Form, choices: Sequence[str] | None = None
+    bert: Bert, offered: Iterable[Offered], form: Form, choices: Sequence[str] | None = None, packing: int = 1
 ) -> Iterator[dict[str, Any]]:
     """One answer per beginning, in order: `context` (and `id`, where one was given) beside what `form` predicts:
     `choice` (counted from 0), its `text`, and the `probabilities` of all choices.
 
     `form` is a `bert_jax.tasks.multiple_choice.MultipleChoice`; `choices`: of all beginnings that are given as texts
-    alone. Errors: `BertJaxError` for a model without the head,
-    an input that is not a beginning with at least two endings, an empty text, and sequences longer than the model's
-    positions.
+    alone. `packing`: the most endings, each behind its beginning, that share a row (docs/packing.md).
+    Errors: `BertJaxError` for a model without the head, an input that is not a beginning with at least two endings, an
+    empty text, and sequences longer than the model's positions.
     """
     given = (item if choices is None or not isinstance(item, str) else (item, choices) for item in offered)
     examples = (choice_of(item, f"input {number}") for number, item in enumerate(given, start=1))
-    for example, prediction in predictions(bert, form, examples):
+    for example, prediction in predictions(bert, form, examples, packing):
         name = {"id": example.id} if example.id else {}
         yield {**name, "context": example.context, **prediction}
 

@@ -22,6 +22,7 @@ def classify(
     form: TextForm,
     truncate: bool = False,
     max_length: int | None = None,
+    packing: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """One answer per text or pair, in order: `text`, or `a` and `b`, and what `form` predicts:
 
@@ -31,7 +32,8 @@ def classify(
 
     An input longer than `max_length` tokens (default: as many as it was fine-tuned with) is an error, unless `truncate`
     cuts it as in training: pairs lose from the longer side, single texts from the end, or from the middle where
-    training did so. Errors: `BertJaxError` for that, for what is no text, and for a model without the head.
+    training did so. `packing`: the most inputs that share a row of the batch (docs/packing.md); the answers are the
+    same. Errors: `BertJaxError` for that, for what is no text, and for a model without the head.
     """
     assert form.head is not None
     bert.require_head(form.head, "classify texts")
@@ -40,7 +42,7 @@ def classify(
     fit = Fit(limit, positions, truncate, slides=False)
     if limit != form.options.length:
         form = type(form)(form.tokenizer, form.labels, dataclasses.replace(form.options, length=limit))
-    for example, prediction in decoded(bert, form, _encode(inputs, form, fit)):
+    for example, prediction in decoded(bert, form, _encode(inputs, form, fit), packing):
         yield as_answer(example.a, example.b) | prediction
     fit.report()
 

@@ -14,6 +14,7 @@ from bert_jax.errors import BertJaxError
 from bert_jax.formats.pooling import Mode, Pooling
 from bert_jax.infer.batching import Encoded
 from bert_jax.infer.windows import Fit, Piece, Text, as_answer, rows_of, sides
+from bert_jax.model.heads import gather_positions
 
 if TYPE_CHECKING:
     from bert_jax.infer.loaded import Bert
@@ -28,6 +29,7 @@ def embeddings(
     window: int | None = None,
     max_length: int | None = None,
     prompt: str | None = None,
+    packing: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """One answer per text or pair, in order: `text`, or `a` and `b`, and `embedding`, float32 (D,).
 
@@ -44,11 +46,13 @@ def embeddings(
     a stride in tokens, slides over it (rule in `windows.py`): mean and max are then over every token once, cls and
     pooler the mean of the windows' vectors.
 
+    `packing`: the most inputs that share a row of the batch (docs/packing.md); the vectors are the same.
+
     Errors: `BertJaxError` for an input that is too long, or no text; a prompt that leaves a text no room; 'pooler' of a
     model without one.
     """
     recipe = recipe_of(bert, pooling, normalize, max_length)
-    for source, vector in sentence_vectors(bert, texts, recipe, truncate, window, prompt):
+    for source, vector in sentence_vectors(bert, texts, recipe, truncate, window, prompt, packing):
         yield as_answer(*source) | {"embedding": vector}
 
 
@@ -78,6 +82,7 @@ def sentence_vectors(
     truncate: bool = False,
     window: int | None = None,
     prompt: str | None = None,
+    packing: int = 1,
 ) -> Iterator[tuple[tuple[str, str | None], np.ndarray]]:
     """((a, b or None), float32 (D,)) per text or pair, in order; memory is bounded however many there are."""
     positions = bert.config.max_position_embeddings
@@ -85,17 +90,18 @@ def sentence_vectors(
     predict = bert.compiled(("embed", recipe.mode), lambda: _make_predict(bert, recipe.mode))
 
     def compute(batch: dict[str, Any], items: list[Encoded]) -> list[tuple[Piece, np.ndarray]]:
-        kept = np.ones((len(batch["input_ids"]), 2), np.int32)
-        for row, item in enumerate(items):
-            kept[row] = item.source.first, item.source.past
-        vectors = np.asarray(predict(bert.params, batch | {"kept": bert.place(kept)}))
-        return [(item.source, vectors[row]) for row, item in enumerate(items)]
+        kept = np.ones((len(batch["input_ids"]) * packing, 2), np.int32)
+        for place, item in enumerate(items):
+            kept[place] = item.source.first, item.source.past
+        placed = bert.place(kept.reshape(-1, packing, 2))
+        vectors = np.asarray(predict(bert.params, batch | {"kept": placed})).reshape(len(kept), -1)
+        return [(item.source, vectors[place]) for place, item in enumerate(items)]
 
     windows: list[tuple[Piece, np.ndarray]] = []
     before = recipe.prompt(prompt)
     counted = recipe.include_prompt or not before or recipe.mode in ("cls", "pooler")
     left_out = 0 if counted else 1 + len(bert.tokenizer.ids(before))
-    for piece, vector in bert.answers(_encode(bert, texts, fit, before, left_out), compute):
+    for piece, vector in bert.answers(_encode(bert, texts, fit, before, left_out), compute, packing=packing):
         windows.append((piece, vector))
         if piece.last:
             yield piece.source, _combine(windows, recipe)
@@ -122,24 +128,28 @@ def _encode(bert: Bert, texts: Iterable[Text], fit: Fit, before: str, left_out: 
 
 def _make_predict(bert: Bert, mode: Mode) -> Callable[..., jax.Array]:
     def predict(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
-        return pool(bert.apply(batch, params), batch["kept"], mode)
+        return pool(bert.apply(batch, params), batch, mode)
 
     return predict
 
 
-def pool(outputs: dict[str, jax.Array], kept: jax.Array, mode: Mode) -> jax.Array:
-    """Vectors (B, D) float32 of one window each, from tokens `kept` (B, 2: first, past-last); for mean their sum."""
+def pool(outputs: dict[str, jax.Array], batch: dict[str, jax.Array], mode: Mode) -> jax.Array:
+    """Vectors float32 (B, P, D) of one window each, P of them in a row, 1 where it is not packed; for mean their sum.
+
+    `batch["kept"]` (B, P, 2): first and past-last token of each, counted in its own window.
+    """
+    kept, x = batch["kept"], outputs["sequence_output"].astype(jnp.float32)
+    firsts = batch.get("cls_positions", jnp.zeros(kept.shape[:2], jnp.int32))
     if mode == "pooler":
-        return outputs["pooled_output"].astype(jnp.float32)
-    x = outputs["sequence_output"].astype(jnp.float32)
+        return outputs["pooled_output"].astype(jnp.float32).reshape(*kept.shape[:2], -1)
     if mode == "cls":
-        return x[:, 0]
-    places = jnp.arange(x.shape[1])
-    inside = (places >= kept[:, :1]) & (places < kept[:, 1:])
+        return gather_positions(x, firsts)
+    places = jnp.arange(x.shape[1]) - firsts[..., None]  # (B, P, T)
+    inside = (places >= kept[..., :1]) & (places < kept[..., 1:])
     if mode == "max":
-        return jnp.max(jnp.where(inside[..., None], x, -jnp.inf), axis=1)
+        return jnp.max(jnp.where(inside[..., None], x[:, None], -jnp.inf), axis=2)
     # Sums and not a product with the mask: on an accelerator a product would be rounded to fewer digits.
-    return jnp.sum(jnp.where(inside[..., None], x, 0), axis=1)
+    return jnp.sum(jnp.where(inside[..., None], x[:, None], 0), axis=2)
 
 
 def _combine(windows: list[tuple[Piece, np.ndarray]], recipe: Pooling) -> np.ndarray:

@@ -127,7 +127,7 @@ class Bert(TaskVerbs):
         return found[0] if isinstance(texts, str) else found
 
     def next_sentence(
-        self, pairs: tuple[str, str] | str | Iterable[Pair], truncate: bool = False
+        self, pairs: tuple[str, str] | str | Iterable[Pair], truncate: bool = False, packing: int = 1
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """The probability that B follows A: one answer for one pair, a list for a list of pairs.
 
@@ -141,7 +141,7 @@ class Bert(TaskVerbs):
         ['rain !', 'a cat sat .']
         """
         one = isinstance(pairs, str | tuple)
-        found = list(next_sentences(self, [pairs] if one else pairs, truncate))  # type: ignore[list-item]
+        found = list(next_sentences(self, [pairs] if one else pairs, truncate, packing))  # type: ignore[list-item]
         return found[0] if one else found
 
     def senses(
@@ -194,6 +194,7 @@ class Bert(TaskVerbs):
         window: int | None = None,
         max_length: int | None = None,
         prompt: str | None = None,
+        packing: int = 1,
     ) -> np.ndarray:
         """Sentence vectors: float32 (D,) for one text or one pair (a tuple), (n, D) for several.
 
@@ -209,7 +210,7 @@ class Bert(TaskVerbs):
         recipe = recipe_of(self, pooling, normalize, max_length)
         one = isinstance(texts, str | tuple)
         inputs: Iterable[Text] = [texts] if one else texts  # type: ignore[list-item]
-        found = [vector for _, vector in sentence_vectors(self, inputs, recipe, truncate, window, prompt)]
+        found = [vector for _, vector in sentence_vectors(self, inputs, recipe, truncate, window, prompt, packing)]
         if one:
             return found[0]
         return np.stack(found) if found else np.zeros((0, self.config.hidden_size), np.float32)
@@ -245,6 +246,7 @@ class Bert(TaskVerbs):
         compute: Callable[[dict[str, Any], list[Encoded]], list[Answer]],
         slot_sizes: Sequence[int] = (),
         window: int = WINDOW,
+        packing: int = 1,
     ) -> Iterator[Answer]:
         """`bert_jax.infer.batching.stream` for this model: batches sized for its devices, and placed on them."""
         return stream(
@@ -257,6 +259,7 @@ class Bert(TaskVerbs):
             first=self.first_window,
             tokens=CPU_TOKENS if self._on_cpu() else ACCELERATOR_TOKENS,
             devices=len(self.placing.devices),
+            packing=packing,
         )
 
     def _on_cpu(self) -> bool:

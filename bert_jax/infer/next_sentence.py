@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 Pair = tuple[str, str] | str
 
 
-def next_sentences(bert: Bert, pairs: Iterable[Pair], truncate: bool = False) -> Iterator[dict[str, Any]]:
+def next_sentences(
+    bert: Bert, pairs: Iterable[Pair], truncate: bool = False, packing: int = 1
+) -> Iterator[dict[str, Any]]:
     """One answer per pair, in order: `a`, `b`, `probability` that B follows A, `follows` (probability ≥ 0.5).
 
     A pair is (a, b), or one text `a [SEP] b`. The probability is that of label 0 of the next_sentence head, as
-    published. `truncate`: a pair longer than the model's positions loses from its longer side. Errors: `BertJaxError`
-    for a model without that head, a text that is not two parts, an empty part, a pair that is too long where
-    `truncate` is not given.
+    published. `truncate`: a pair longer than the model's positions loses from its longer side. `packing`: the most
+    pairs that share a row of the batch (docs/packing.md). Errors: `BertJaxError` for a model without that head, a text
+    that is not two parts, an empty part, a pair that is too long where `truncate` is not given.
     """
     bert.require_head("next_sentence", "tell whether a sentence follows")
 
@@ -34,20 +36,20 @@ def next_sentences(bert: Bert, pairs: Iterable[Pair], truncate: bool = False) ->
     predict = bert.compiled(("next_sentence",), lambda: _make_predict(bert))
 
     def compute(batch: dict[str, np.ndarray], items: list[Encoded]) -> list[dict[str, Any]]:
-        probabilities = np.asarray(predict(bert.params, batch))
+        probabilities = np.asarray(predict(bert.params, batch)).reshape(-1)
         return [
             item.source | {"probability": float(probabilities[row]), "follows": bool(probabilities[row] >= 0.5)}
             for row, item in enumerate(items)
         ]
 
     encoded = (_encode(bert, pair, number, fit) for number, pair in enumerate(pairs, start=1))
-    return fit.reported(bert.answers(encoded, compute))
+    return fit.reported(bert.answers(encoded, compute, packing=packing))
 
 
 def _make_predict(bert: Bert) -> Callable[..., jax.Array]:
     def predict(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         logits = bert.apply(batch, params)["next_sentence_logits"].astype(jnp.float32)
-        return jax.nn.softmax(logits, axis=-1)[:, 0]
+        return jax.nn.softmax(logits, axis=-1)[..., 0]
 
     return predict
 

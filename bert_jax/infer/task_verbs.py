@@ -30,7 +30,7 @@ class TaskVerbs:
         return cast("Bert", self)  # which alone these methods are for
 
     def classify(
-        self, texts: Text | Iterable[Text], truncate: bool = False, max_length: int | None = None
+        self, texts: Text | Iterable[Text], truncate: bool = False, max_length: int | None = None, packing: int = 1
     ) -> Answer | list[Answer]:
         """The label of a text or a pair (a tuple) and all probabilities; a score for a regression.
 
@@ -46,8 +46,8 @@ class TaskVerbs:
         """
         form = form_of(self._bert, CLASSIFIES, "classify texts")
         if isinstance(texts, str | tuple):
-            return next(classify(self._bert, [texts], form, truncate, max_length))
-        return list(classify(self._bert, texts, form, truncate, max_length))
+            return next(classify(self._bert, [texts], form, truncate, max_length, packing))
+        return list(classify(self._bert, texts, form, truncate, max_length, packing))
 
     def tag(self, texts: str | Iterable[str]) -> Answer | list[Answer]:
         """A tag for every word, and the entities with their characters. See `bert_jax.infer.tag.tags`.
@@ -108,7 +108,7 @@ class TaskVerbs:
         return list(answers(self._bert, questions, form, context))
 
     def choose(
-        self, contexts: Offered | Iterable[Offered], choices: Sequence[str] | None = None
+        self, contexts: Offered | Iterable[Offered], choices: Sequence[str] | None = None, packing: int = 1
     ) -> Answer | list[Answer]:
         """The best of several endings: `bert.choose("It began to rain. She", choices=["opened …", "sold …"])`.
 
@@ -120,5 +120,5 @@ class TaskVerbs:
         """
         form = form_of(self._bert, ("multiple_choice",), "choose")
         if isinstance(contexts, str | tuple | Mapping | ChoiceExample):
-            return next(choose(self._bert, [contexts], form, choices))
-        return list(choose(self._bert, contexts, form, choices))
+            return next(choose(self._bert, [contexts], form, choices, packing))
+        return list(choose(self._bert, contexts, form, choices, packing))

@@ -61,18 +61,18 @@ LONG = ("truncate", "window", "max_length")
 
 VERBS: dict[str, Verb] = {
     "fill-mask": Verb(fill_masks, ("top_k", "candidates", "truncate")),
-    "next-sentence": Verb(next_sentences, ("truncate",)),
-    "embed": Verb(embeddings, ("pooling", "normalize", "prompt", *LONG), {".npy": write_embeddings}),
+    "next-sentence": Verb(next_sentences, ("truncate", "packing")),
+    "embed": Verb(embeddings, ("pooling", "normalize", "prompt", "packing", *LONG), {".npy": write_embeddings}),
     "features": Verb(token_features, ("layers", "join", "words", *LONG), {".npy": write_features}),
     "attention": Verb(
         attention_answers, ("layers", "heads", "truncate"), pages={".html": write_page, ".png": write_picture}
     ),
-    "classify": Verb(classify, ("truncate", "max_length"), forms=CLASSIFIES),
+    "classify": Verb(classify, ("truncate", "max_length", "packing"), forms=CLASSIFIES),
     "tag": Verb(tags, (), forms=("tagging",)),
     "relate": Verb(relations, (), forms=("relation",), objects=True),
     "extract": Verb(extracts, (), forms=("pointers",)),
     "answer": Verb(answers, ("context",), forms=("question_answering",), objects=True),
-    "choose": Verb(choose, ("choices",), forms=("multiple_choice",), objects=True),
+    "choose": Verb(choose, ("choices", "packing"), forms=("multiple_choice",), objects=True),
     "senses": Verb(senses, ("word", "truncate"), {".png": write_senses}, required=("word",), label="sense"),
 }
 

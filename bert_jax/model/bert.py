@@ -52,6 +52,8 @@ CLASSIFIERS: dict[str, tuple[Literal["tokens", "pooled", "first", "entities"], i
     "relation": ("entities", None),
     "pointers": ("tokens", None),  # for each kind of span whether it begins here, then for each whether it ends here
 }
+OF_EXAMPLES = tuple(head for head, (of, _) in CLASSIFIERS.items() if of in ("pooled", "first"))
+"""Heads that read one vector of each example, of packed rows too."""
 DROPPED = ("classification", "tagging", "multiple_choice", "first_token", "relation")
 """Heads before which hidden states are dropped in training, as google-research/bert `run_classifier.py` does."""
 
@@ -104,9 +106,9 @@ class Bert(nn.Module):
     ) -> dict[str, Any]:
         config, dtype = self.config, self.dtype
         outputs: dict[str, Any] = {}
+        positions = batch.get("cls_positions")
+        first = x[:, 0] if positions is None else gather_positions(x, positions)
         if self.pooler:
-            positions = batch.get("cls_positions")
-            first = x[:, 0] if positions is None else gather_positions(x, positions)
             outputs["pooled_output"] = Pooler(config, dtype, name="pooler")(first)
         for head in self.heads:
             if head == "masked_lm":
@@ -120,9 +122,9 @@ class Bert(nn.Module):
                     entities = gather_positions(x, batch["entity_positions"])
                     read = entities.reshape(entities.shape[0], -1)
                 else:
-                    read = x if of == "tokens" else x[:, 0] if of == "first" else outputs["pooled_output"]
+                    read = x if of == "tokens" else first if of == "first" else outputs["pooled_output"]
                 if head in DROPPED:
-                    read = drop_before_classifier(read, draws, config.hidden_dropout_prob)
+                    read = drop_before_classifier(read, draws, config.hidden_dropout_prob, of == "tokens")
                 logits = classifier(read)
             outputs[f"{head}_logits"] = logits
         return outputs
@@ -226,7 +228,7 @@ def apply(
     float32 `masked_lm_logits` (B, M, V), or (B, T, V) without positions, and `next_sentence_logits` (B, 2) or
     (B, P, 2), where the model has these heads; likewise `classification_logits`, `first_token_logits` and
     `relation_logits` (B, C), `tagging_logits` and `pointers_logits` (B, T, C), `question_answering_logits` (B, T, 2:
-    begin, end) and `multiple_choice_logits` (B, 1).
+    begin, end) and `multiple_choice_logits` (B, 1). When packed, those of a head in `OF_EXAMPLES` are (B, P, C).
     hidden_states: also `hidden_states`, a tuple of 1 + L arrays (B, T, D) that begins with the embeddings.
     attentions: also `attentions`, a tuple of L arrays (B, N, T, T), before dropout.
     Errors: `BertJaxError` when the batch does not fit the model, or the attention engine cannot do what is asked.

@@ -221,14 +221,16 @@ def drop(x: jax.Array, mask: jax.Array | None, rate: float, axis: int) -> jax.Ar
     return x if mask is None else _drop(x, mask, rate, axis)
 
 
-def drop_before_classifier(x: jax.Array, draws: Draws | None, rate: float) -> jax.Array:
-    """Dropout of what a classifier reads: all tokens (B, T, D), or one vector of each row (B, D)."""
+def drop_before_classifier(x: jax.Array, draws: Draws | None, rate: float, tokens: bool) -> jax.Array:
+    """Dropout of what a classifier reads: `tokens` all of them (B, T, D), else one vector of each example, (B, D), or
+    (B, P, D) when packed."""
     if draws is None or not rate:
         return x
-    if x.ndim == 3:
+    if tokens:
         return drop(x, hidden_mask(draws, rate, 0, CLASSIFIER, x.shape[-1]), rate, 2)
-    first = draws._replace(position_ids=draws.position_ids[:, :1])
-    return drop(x[:, None], hidden_mask(first, rate, 0, CLASSIFIER, x.shape[-1]), rate, 2)[:, 0]
+    each = x.reshape(x.shape[0], -1, x.shape[-1])  # (B, 1 or P, D): the first token of each example, of its own key
+    firsts = draws._replace(places=None, position_ids=jnp.zeros(each.shape[:2], jnp.uint32))
+    return drop(each, hidden_mask(firsts, rate, 0, CLASSIFIER, x.shape[-1]), rate, 2).reshape(x.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

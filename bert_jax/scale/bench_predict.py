@@ -18,6 +18,7 @@ from bert_jax.console import log, progress
 from bert_jax.data.synthetic import write_synthetic_text
 from bert_jax.errors import BertJaxError
 from bert_jax.formats.model import LoadedModel
+from bert_jax.infer.batching import Encoded
 from bert_jax.infer.loaded import Bert, load
 from bert_jax.model.attention import choose
 from bert_jax.model.bert import abstract_parameters, make_model
@@ -39,6 +40,7 @@ def bench_predict(
     requests: int = 200,
     repeats: int = 3,
     length: int | None = None,
+    packing: int = 1,
     devices: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -49,13 +51,17 @@ def bench_predict(
     same texts, after one that compiles (`compile_seconds` is what that one took more). `seconds_p50` and its like are
     of `requests` single texts, evenly taken, after a pass over the same ones. `mfu` counts real tokens.
     `length`: all texts are cut to this many tokens, from sentences joined so that they have as many.
+    `packing`: the most texts in a row of the timed passes (requests stay alone); with more than one `speeds_unpacked`
+    and `padding_share_unpacked` are of as many passes without it, one of each in turn.
     """
     with tempfile.TemporaryDirectory() as cache:
         sentences = _sentences(list(source), texts * (length or 1), Path(cache), seed)
         bert = _model(config, sentences, seed, devices)
     if length is not None:
         sentences = _joined(bert, sentences, texts, length)
-    return record("predict", **_figures(bert, sentences, requests, repeats, length), model=config or DEFAULT_PRESET)
+    return record(
+        "predict", **_figures(bert, sentences, requests, repeats, length, packing), model=config or DEFAULT_PRESET
+    )
 
 
 def _sentences(source: Sequence[str], count: int, cache: Path, seed: int) -> list[str]:
@@ -108,60 +114,82 @@ def _joined(bert: Bert, sentences: Sequence[str], count: int, length: int) -> li
     return found
 
 
-def _figures(bert: Bert, sentences: list[str], requests: int, repeats: int, length: int | None) -> dict[str, Any]:
-    first = _seconds(bert, sentences, length)
-    passes = []
+def _figures(
+    bert: Bert, sentences: list[str], requests: int, repeats: int, length: int | None, packing: int
+) -> dict[str, Any]:
+    kinds = (1,) if packing == 1 else (1, packing)
+    first = {kind: _seconds(bert, sentences, length, kind) for kind in kinds}
+    timed: dict[int, list[float]] = {kind: [] for kind in kinds}
     with progress("timing", repeats, "passes") as advance:
         for number in range(repeats):
-            passes.append(_seconds(bert, sentences, length))
+            for kind in kinds:
+                timed[kind].append(_seconds(bert, sentences, length, kind))
             advance(number + 1)
-    speeds = spread([len(sentences) / seconds for seconds in passes])
+    speeds = {kind: spread([len(sentences) / seconds for seconds in timed[kind]]) for kind in kinds}
     asked = sentences[:: max(1, len(sentences) // requests)][:requests]
     for text in asked:  # compiles single rows of every length asked for
         bert.embed(text, truncate=True, max_length=length)
-    timed = percentiles([_seconds(bert, text, length) for text in asked])
-    median = float(np.median(passes))
-    sums = _sums(bert, sentences, length)
+    alone = percentiles([_seconds(bert, text, length) for text in asked])
+    median = float(np.median(timed[packing]))
+    lengths = _lengths(bert, sentences, length)
+    real_tokens = sum(lengths)
     devices = bert.placing.devices
     peak = peak_flops(devices[0].device_kind, len(devices))
-    engine = choose(bert.module.attention, devices[0].platform, sums["longest"], bert.config.head_size, False).engine
-    flops = float(forward_flops(bert.config, sums))
+    engine = choose(bert.module.attention, devices[0].platform, max(lengths), bert.config.head_size, False).engine
+    flops = float(forward_flops(bert.config, _sums(lengths)))
     return {
         "sequences_per_second": len(sentences) / median,
-        "real_tokens_per_second": sums["real_tokens"] / median,
+        "real_tokens_per_second": real_tokens / median,
         "mfu": None if peak is None else flops / (median * peak),
-        **timed,
+        **alone,
         "step_seconds_median": None,  # there are no steps: a pass has batches of many shapes
         **device_figures(),
         "devices": len(devices),
-        "compile_seconds": max(0.0, first - median),
+        "compile_seconds": max(0.0, first[packing] - median),
         "dtype": str(bert.module.dtype),
         "attention_engine": engine,
         "flops_per_sequence": flops / len(sentences),
         "texts": len(sentences),
         "length": length,
         "requests": len(asked),
-        "real_tokens": sums["real_tokens"],
-        "speeds": speeds,
+        "real_tokens": real_tokens,
+        "packing": packing,
+        "padding_share": _padding_share(bert, lengths, packing),
+        "speeds": speeds[packing],
+        **({"padding_share_unpacked": _padding_share(bert, lengths, 1)} if packing > 1 else {}),
+        **({"speeds_unpacked": speeds[1]} if packing > 1 else {}),
     }
 
 
-def _seconds(bert: Bert, texts: str | list[str], length: int | None) -> float:
+def _seconds(bert: Bert, texts: str | list[str], length: int | None, packing: int = 1) -> float:
     start = time.perf_counter()
-    bert.embed(texts, truncate=True, max_length=length)
+    bert.embed(texts, truncate=True, max_length=length, packing=packing)
     return time.perf_counter() - start
 
 
-def _sums(bert: Bert, sentences: Sequence[str], length: int | None) -> dict[str, int]:
-    """Real tokens, specials included, as many as are computed."""
+def _lengths(bert: Bert, sentences: Sequence[str], length: int | None) -> list[int]:
+    """Real tokens of each, specials included, as many as are computed."""
     recipe = bert.source.pooling
     limit = min(bert.config.max_position_embeddings, length or (recipe and recipe.max_length) or 10**9)
-    lengths = [min(len(bert.tokenizer.ids(sentence)) + 2, limit) for sentence in sentences]
+    return [min(len(bert.tokenizer.ids(sentence)) + 2, limit) for sentence in sentences]
+
+
+def _sums(lengths: Sequence[int]) -> dict[str, int]:
+    """What the count of FLOPs asks for."""
     squared = sum(length * length for length in lengths)
-    return {
-        "real_tokens": sum(lengths),
-        "real_tokens_squared": squared,
-        "mlm_count": 0,
-        "sequences": 0,
-        "longest": max(lengths),
-    }
+    return {"real_tokens": sum(lengths), "real_tokens_squared": squared, "mlm_count": 0, "sequences": 0}
+
+
+def _padding_share(bert: Bert, lengths: Sequence[int], packing: int) -> float:
+    """Share of the places of all batches that hold no token; the very batches, but nothing is computed."""
+    places = 0
+
+    def count(batch: dict[str, Any], items: list[Encoded]) -> list[None]:
+        nonlocal places
+        places += batch["input_ids"].size
+        return [None] * len(items)
+
+    drawn_up = (Encoded([0] * length, [0] * length) for length in lengths)
+    for _ in bert.answers(drawn_up, count, packing=packing):
+        pass
+    return 1 - sum(lengths) / places

@@ -30,6 +30,7 @@ class TextForm(Form):
 
     head = "classification"
     outputs = ("classification_logits",)
+    packs = True
 
     def encode(self, example: TextExample) -> list[Row]:
         """One row; with targets where the example has a label. Errors: as `targets`."""

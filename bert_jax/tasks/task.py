@@ -138,13 +138,15 @@ class Form(abc.ABC):
     """How one kind of example meets the model; made once per run from its tokenizer, labels and options.
 
     Class attributes: `head`, the model's head (None: the encoder alone); `pooler`, whether that reads the pooled first
-    token; `outputs`, what `decode` reads of the model's outputs; `token_targets`, per-token targets and their padding.
+    token; `outputs`, what `decode` reads of the model's outputs; `token_targets`, per-token targets and their padding;
+    `packs`, whether examples may share a row: each is one sequence, of which one vector is read.
     """
 
     head: ClassVar[str | None]
     pooler: ClassVar[bool] = True
     outputs: ClassVar[tuple[str, ...]]
     token_targets: ClassVar[Mapping[str, float]] = {}
+    packs: ClassVar[bool] = False
 
     def __init__(self, tokenizer: Tokenizer, labels: tuple[str, ...], options: TaskOptions):
         self.tokenizer, self.labels, self.options = tokenizer, labels, options

@@ -23,13 +23,13 @@ from bert_jax.model.attention import KERNELS
 from bert_jax.model.bert import abstract_parameters, make_model
 from bert_jax.model.flops import peak_flops, training_flops
 from bert_jax.model.parameters import flatten, unflatten
-from bert_jax.tasks.batches import TrainingRows, bucket_lengths
+from bert_jax.tasks.batches import PACKED_ROWS, TrainingRows, bucket_lengths
 from bert_jax.tasks.degenerate import MAJORITY, majority
 from bert_jax.tasks.examples import Split, encode_all
 from bert_jax.tasks.predicting import PredictionRows
 from bert_jax.tasks.report import Trained, write_report
 from bert_jax.tasks.results import write_predictions
-from bert_jax.tasks.task import Form, Prediction, Task
+from bert_jax.tasks.task import Batch, Form, Loss, Outputs, Prediction, Task
 from bert_jax.train.best import Best, best_models, read_best
 from bert_jax.train.loop import train
 from bert_jax.train.run import Run
@@ -54,26 +54,30 @@ class Material:
     steps_per_epoch: int
 
     @classmethod
-    def of(cls, config: FinetuneConfig, task: Task, form: Form, splits: dict[str, Split]) -> Material:
-        """Encode all examples and look them over. Errors: `BertJaxError` for those that cannot be trained or scored."""
+    def of(cls, config: FinetuneConfig, task: Task, form: Form, splits: dict[str, Split], split: int = 1) -> Material:
+        """Encode all examples and look them over; `split`: into how many parts batches are cut. Errors: `BertJaxError`
+        for examples that cannot be trained or scored."""
+        own = config.finetune
         train, rows = encode_all(splits["train"], form, config.data, labelled=True)
-        buckets = bucket_lengths(config.finetune.buckets, config.task.length)
-        dev = PredictionRows(*encode_all(splits["dev"], form, config.data, labelled=True), form, buckets)
+        buckets = bucket_lengths(own.buckets, config.task.length)
+        dev = PredictionRows(*encode_all(splits["dev"], form, config.data, labelled=True), form, buckets, own.packing)
         form.check(train, dev.examples)
-        flat = [row for own in rows for row in own]
-        epochs = TrainingRows(flat, form, buckets, config.finetune.batch, [config.finetune.seed])
+        flat = [row for own_rows in rows for row in own_rows]
+        epochs = TrainingRows(flat, form, buckets, own.batch, [own.seed], own.packing, split)
         each = epochs.steps_per_epoch
-        if len(flat) < config.finetune.batch:
-            warn(f"finetune.batch is {config.finetune.batch} and there are {len(flat)} rows: the rest of it is padding")
-        steps = config.finetune.steps or max(1, round(config.finetune.epochs * each))
+        if len(flat) < own.batch and own.packing == 1:
+            warn(f"finetune.batch is {own.batch} and there are {len(flat)} rows: the rest of it is padding")
+        steps = own.steps or max(1, round(own.epochs * each))
         every = config.evaluate.every or min(each, steps)
         config = dataclasses.replace(
             config,
             finetune=dataclasses.replace(config.finetune, steps=steps),
             evaluate=dataclasses.replace(config.evaluate, every=every),
         )
+        what = "rows" if own.packing == 1 else f"examples packed into rows of {config.task.length}"
         log(
-            f"{len(flat)} rows, {each} steps per epoch, {steps} steps; padding {epochs.padding_share:.1%} of the places"
+            f"{len(flat)} {what}, {each} steps per epoch, {steps} steps; padding {epochs.padding_share:.1%} of the "
+            "places"
         )
         fingerprints = {"tokenizer": form.tokenizer.fingerprint}
         fingerprints |= {name: splits[name].fingerprint for name in ("train", "dev")}
@@ -125,7 +129,8 @@ class Training:
             vocab_multiple=self.choices["vocab_multiple"].value,
             layout=None if several else make_layout(self.mesh),
         )
-        return Learned(model, self.task.loss or form.loss, form.answers)
+        loss = self.task.loss or form.loss
+        return Learned(model, _of_packed(loss) if own.packing > 1 else loss, form.answers)
 
     def program(self, members: tuple[Member, ...]) -> FinetuneProgram:
         """The steps of a group. Groups of one with the same learning rate share what is compiled."""
@@ -182,7 +187,8 @@ class Training:
         program = self.program(members)
         material, own = self.material, self.config.finetune
         buckets = bucket_lengths(own.buckets, self.config.task.length)
-        rows = TrainingRows(material.rows, self.form, buckets, own.batch, [member.seed for member in members])
+        seeds, split = [member.seed for member in members], rows_per_split(self.mesh)
+        rows = TrainingRows(material.rows, self.form, buckets, own.batch, seeds, own.packing, split)
         begins = self.start is not None and not run.newest_step
         return train(
             self.config,
@@ -224,11 +230,12 @@ class Training:
 
         `found`: what is known of the training, for the report.
         """
+        own = self.config.finetune
         best = next(iter(best_models(run.path / "models")))
-        rates = self.config.finetune.learning_rates or (self.config.optimizer.learning_rate,)
+        rates = own.learning_rates or (self.config.optimizer.learning_rate,)
         program = self.program((Member(best, 0, rates[0]),))
         params = program.place_params(read_best(run.path / "models", best))
-        buckets = bucket_lengths(self.config.finetune.buckets, self.config.task.length)
+        buckets = bucket_lengths(own.buckets, self.config.task.length)
         written: dict[str, Any] = {}
         said: dict[str, list[Prediction]] = {}
         self._take_threshold(run, best)
@@ -237,7 +244,8 @@ class Training:
                 continue
             rows = self.material.dev
             if name == "test":
-                rows = PredictionRows(*encode_all(splits[name], self.form, self.config.data), self.form, buckets)
+                found_rows = encode_all(splits[name], self.form, self.config.data)
+                rows = PredictionRows(*found_rows, self.form, buckets, own.packing)
             predictions = rows.predictions(functools.partial(program.predict_step, params), self.batch)[0]
             said[name] = predictions
             write_predictions(run.path / "predictions" / f"{name}.jsonl", rows.examples, predictions)
@@ -272,6 +280,24 @@ class Training:
         }
         kept = {name: value for name, value in settings.items() if value is not None}
         return Trained(self.task, str(run.initialized_from), data, kept, result)
+
+
+def _of_packed(loss: Loss) -> Loss:
+    """`loss`, given of a packed batch what there is for each example, and nothing of its rows.
+
+    Errors: `BertJaxError` naming what it reads besides.
+    """
+
+    def of_packed(outputs: Outputs, batch: Batch) -> jax.Array:
+        try:
+            return loss(outputs, {name: array for name, array in batch.items() if name not in PACKED_ROWS})
+        except KeyError as error:
+            raise BertJaxError(
+                f"the task's loss reads {error}, which examples in packed rows do not have each for itself (they have "
+                f"{', '.join(outputs)} and their targets): leave finetune.packing out"
+            ) from error
+
+    return of_packed
 
 
 def _watch(members: Sequence[Member], on_metrics: OnMetrics | None) -> OnMetrics:

@@ -21,7 +21,7 @@ from bert_jax import compat
 from bert_jax.compat import threefry_2x32
 from bert_jax.errors import BertJaxError
 from bert_jax.finetune_config import FinetuneConfig
-from bert_jax.model.bert import Bert, abstract_parameters, apply
+from bert_jax.model.bert import OF_EXAMPLES, Bert, abstract_parameters, apply
 from bert_jax.model.dropout import Dropout
 from bert_jax.train.metrics import Measures
 from bert_jax.train.optimizer import path_name
@@ -36,6 +36,7 @@ Batch = Mapping[str, jax.Array]
 Outputs = Mapping[str, jax.Array]
 _NARROW = {np.dtype(np.int64): np.int32, np.dtype(np.uint64): np.uint32, np.dtype(np.float64): np.float32}
 _SEQUENCES = ("input_ids", "input_mask", "segment_ids")
+_OF_EXAMPLES = ("pooled_output", *(f"{head}_logits" for head in OF_EXAMPLES))
 
 
 class Member(NamedTuple):
@@ -60,17 +61,23 @@ class Learned(NamedTuple):
 def outputs_of(model: Bert, params: Tree, batch: Batch, dropout: Dropout | None = None) -> dict[str, Any]:
     """The model's outputs for batches of (B, T), or of (B, K, T), whose outputs then are (B, K, …) too.
 
-    `dropout` is given the examples' ids; the K sequences of one example draw with ids of their own.
+    `dropout` is given the examples' ids; the K sequences of one example draw with ids of their own. Of R packed rows,
+    for P examples each (see `tasks.batches.make_packed_batch`), there are those outputs that each example has, (R · P,
+    …).
     """
-    ids = batch["input_ids"]
+    ids, packed = batch["input_ids"], "sequence_ids" in batch
     flat = {name: array.reshape(-1, ids.shape[-1]) if name in _SEQUENCES else array for name, array in batch.items()}
     if dropout is not None:
         example_ids = batch["example_ids"].astype(jnp.uint32)
         if ids.ndim == 3:
             places = jnp.arange(ids.shape[1], dtype=jnp.uint32)
             example_ids = (example_ids[:, None] * np.uint32(ids.shape[1]) + places).reshape(-1)
+        if packed:
+            example_ids = example_ids.reshape(batch["cls_positions"].shape)
         dropout = Dropout(dropout.key, example_ids, dropout.kind, dropout.always)
     outputs = apply(model, gather_outside_encoder(params, model.layout), flat, dropout)
+    if packed:
+        return {name: outputs[name].reshape(-1, outputs[name].shape[-1]) for name in _OF_EXAMPLES if name in outputs}
     if ids.ndim == 2:
         return outputs
     return {name: array.reshape(*ids.shape[:2], *array.shape[1:]) for name, array in outputs.items()}
@@ -142,6 +149,8 @@ def dropout_key_of(seed: jax.Array, step: jax.Array) -> jax.Array:
 
 def _counts(batch: Batch) -> Metrics:
     """`token_counts` of the rows that count."""
+    if "sequence_ids" in batch:  # which are all that there are
+        return token_counts(batch)
     weights = batch["weights"] > 0
     mask = batch["input_mask"].astype(bool)
     if "sequence_mask" in batch:  # a sequence that is missing repeats another
@@ -286,7 +295,7 @@ def make_finetune_program(
             "or give --finetune.side-by-side 1"
         )
     by_member = several and len(members) % mesh.size == 0
-    if not by_member and batch % rows_per_split(mesh):
+    if not by_member and config.finetune.packing == 1 and batch % rows_per_split(mesh):
         raise BertJaxError(
             f"finetune.batch is {batch}: expected a multiple of {rows_per_split(mesh)} (mesh data × fsdp)"
         )
