@@ -477,7 +477,7 @@ def plan(
 
 
 def bench(
-    what: Literal["train", "feed", "prepare", "tokenize", "predict", "suite", "sweep", "table"],
+    what: Literal["train", "feed", "prepare", "tokenize", "predict", "suite", "sweep", "scaling", "table"],
     names: str | tuple[str, ...] = (),
     /,
     *,
@@ -514,25 +514,26 @@ def bench(
 
     Without arguments on synthetic text drawn from a seed, equal on every machine. suite: six named workloads that stay
     what they are, each in a process of its own; sweep: the train step under every combination of what --vary names;
-    table: the JSON files that any of these printed, as Markdown (or, by --out FILE.csv, as CSV).
+    scaling: what each device sends in a train step compiled for 1, 2, 4, ... CPU devices; table: the JSON files that
+    any of these printed, as Markdown (or, by --out FILE.csv, as CSV).
 
     Args:
         what: The workload.
-        names: CONFIG or preset, for train and sweep; MODEL or preset, for predict; FILES, for table.
+        names: CONFIG or preset, for train, sweep and scaling; MODEL or preset, for predict; FILES, for table.
         store: Token store, for real text in train and feed.
         source: Real text, for prepare, tokenize and predict.
         tokenizer: Tokenizer directory, for prepare and tokenize.
         length: Sequence length.
-        batch: Sequences (or packed rows) per step, for train and feed.
-        predictions: Predictions per sequence, for train.
-        packing: Most sequences packed into one row, for train, feed and predict (which then times both in turn).
+        batch: Sequences (or packed rows) per step, for train and feed; on each device, for scaling.
+        predictions: Predictions per sequence, for train and scaling.
+        packing: Most sequences packed into one row, for train, feed, scaling and predict (which times both in turn).
         dtype: Compute dtype, for train.
         attention: Attention engine, for train.
         dropout: exact or fast, for train.
-        accumulation: Microbatches per step, for train.
+        accumulation: Microbatches per step, for train and scaling.
         remat: What the backward pass recomputes (none, dots, full), for train.
         attention_dropout: Of the model, for train; most attention engines need 0.
-        mesh: DATAxFSDPxTENSOR, for train (default: the configuration's).
+        mesh: DATAxFSDPxTENSOR, for train (default: the configuration's); the smallest, for scaling (1x1x1).
         steps: Timed steps, for train.
         warmup: Steps before the timed ones, for train.
         driver: Only this driver, for feed.
@@ -541,7 +542,7 @@ def bench(
         tokens: Size of the synthetic store, for train and feed.
         texts: How many sentences, for predict.
         requests: How many of them one by one, for predict.
-        devices: How many devices share a batch, for predict.
+        devices: How many devices share a batch, for predict; the most CPU devices pretended, for scaling (8).
         seed: Seed of the synthetic store or text, for train, feed and predict.
         repeats: Timed repetitions, for feed, prepare, tokenize and predict.
         only: Only these workloads, for suite.

@@ -157,10 +157,19 @@ def out_of_memory(error: BaseException) -> tuple[int, int] | None:
 
 def cost_bytes(compiled: Any) -> float | None:
     """Bytes the compiler counts as read and written, the body of a loop once; None where it does not say."""
+    return _cost(compiled, "bytes accessed")
+
+
+def cost_flops(compiled: Any) -> float | None:
+    """Operations the compiler counts, the body of a loop once, a kernel's own not; None where it does not say."""
+    return _cost(compiled, "flops")
+
+
+def _cost(compiled: Any, name: str) -> float | None:
     found = compiled.cost_analysis()
     if isinstance(found, list):  # one per program before jax 0.5
         found = found[0] if found else {}
-    size = (found or {}).get("bytes accessed")
+    size = (found or {}).get(name)
     return None if size is None else float(size)
 
 

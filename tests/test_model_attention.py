@@ -224,7 +224,7 @@ def test_the_settings_know_all_engines():
 
 
 @pytest.mark.ci  # three programs compiled for a TPU
-def test_on_a_tpu_splash_keeps_the_scores_out_of_memory():
+def test_on_a_tpu_kernels_keep_the_scores_out_of_memory():
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed (extra plan): nothing can be compiled for a TPU")
     script = Path(__file__).with_name("tpu_attention.py")
@@ -236,3 +236,6 @@ def test_on_a_tpu_splash_keeps_the_scores_out_of_memory():
     assert found["einsum"]["temporaries"] > scores
     assert found["splash"]["temporaries"] < scores / 8
     assert found["splash"]["accessed"] < 0.4 * found["einsum"]["accessed"]
+    assert found["flash"]["accessed"] < 0.5 * found["einsum"]["accessed"]
+    assert found["einsum"]["over_pairs"] > 0  # so the count sees them
+    assert (found["flash"]["over_pairs"], found["splash"]["over_pairs"]) == (0, 0)

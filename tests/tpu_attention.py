@@ -1,7 +1,8 @@
 """What attention engines read and write on a TPU that is not there: `python tpu_attention.py LENGTH …` prints JSON.
 
 4,096 tokens, 16 heads of 64, bfloat16, forward and backward pass, compiled by libtpu for one v5e chip: by length and
-engine the bytes that the compiler counts (`accessed`) and its temporaries (`temporaries`).
+engine the bytes that the compiler counts (`accessed`), its temporaries (`temporaries`), and how many arrays over pairs
+of tokens lie in device memory (`over_pairs`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+
+from tpu_programs import arrays_over_pairs
 
 from bert_jax.scale.plan_compile import ENVIRONMENT
 
@@ -41,6 +44,7 @@ def figures(engine: str, length: int) -> dict[str, float]:
     return {
         "accessed": compat.cost_bytes(compiled) or 0.0,
         "temporaries": compat.memory_figures(compiled)["temporaries"],
+        "over_pairs": arrays_over_pairs(compiled.as_text(), length),
     }
 
 

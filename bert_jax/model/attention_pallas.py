@@ -51,8 +51,10 @@ def flash(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Arra
         from jax.experimental.pallas.ops.tpu import flash_attention as library
 
         block = block_of(query.shape[2])
-        names = ("q_major_dkv", "k_major_dkv", "k_dkv", "q_dkv", "k_major_dq", "k_dq", "q_dq")
-        backward = {f"block_{name}": block for name in names}
+        names = ("q_major_dkv", "k_major_dkv", "k_dkv", "q_dkv", "q_dq")
+        # The kernel for the gradient of q is handed one number per query as an array of T × its key block, in memory:
+        # with a block of all T keys that is as much as the scores.
+        backward = {f"block_{name}": block for name in names} | {"block_k_major_dq": LANES, "block_k_dq": LANES}
         sizes = library.BlockSizes(block_q=block, block_k_major=block, block_k=block, block_b=1, **backward)
         ids = library.SegmentIds(segments, segments)
         scale = 1 / math.sqrt(query.shape[-1])

@@ -26,12 +26,17 @@ WORKLOADS = {
     "predict": Workload("bert_jax.scale.bench_predict", "bench_predict"),
     "suite": Workload("bert_jax.scale.bench_suite", "bench_suite"),
     "sweep": Workload("bert_jax.scale.bench_sweep", "bench_sweep"),
+    "scaling": Workload("bert_jax.scale.bench_scaling", "bench_scaling"),
     "table": Workload("bert_jax.scale.bench_table", "bench_table"),
 }
+_COUNTS = (
+    *("length", "batch", "predictions", "packing", "accumulation"),
+    *("steps", "workers", "tokens", "repeats", "devices"),
+)
 
 
 def bench(what: str, *names: str, **options: Any) -> dict[str, Any]:
-    """Measure `what` (a key of `WORKLOADS`); `names`: a CONFIG for train and sweep, a MODEL for predict, or nothing.
+    """Measure `what` (a key of `WORKLOADS`); `names`: a CONFIG for train, sweep and scaling, a MODEL for predict.
 
     "table" measures nothing: it prints the records in the files that are named.
 
@@ -54,8 +59,7 @@ def bench(what: str, *names: str, **options: Any) -> dict[str, Any]:
         if name not in known:
             spelt = ", ".join(f"--{key.replace('_', '-')}" for key in known if key not in ("config", "files"))
             raise UsageError(f"bench {what} has no option --{name.replace('_', '-')}: it has {spelt}")
-    counts = ("length", "batch", "predictions", "packing", "accumulation", "steps", "workers", "tokens", "repeats")
-    require_at_least(1, **{name: given.get(name) for name in counts})
+    require_at_least(1, **{name: given.get(name) for name in _COUNTS})
     require_at_least(0, warmup=given.get("warmup"), seed=given.get("seed"))
     require_at_least(0.001, megabytes=given.get("megabytes"))
     return function(**given)

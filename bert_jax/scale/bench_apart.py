@@ -18,7 +18,13 @@ def measure_apart(arguments: Sequence[str], environment: Mapping[str, str] | Non
 
     An accelerator that is out of memory, or the kernel's killer, ends that process only. Its log goes to our stderr.
     """
-    command = [sys.executable, "-m", "bert_jax", "bench", *arguments]
+    found = run_apart(["bert_jax", "bench", *arguments], environment)
+    return {"bench": arguments[0], **found} if "error" in found else found
+
+
+def run_apart(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The JSON object that ends the output of `python -m ARGUMENTS`; `{"error": why}` where it failed."""
+    command = [sys.executable, "-m", *arguments]
     known = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} | dict(environment or {})
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=known) as process:
         assert process.stderr is not None
@@ -29,7 +35,7 @@ def measure_apart(arguments: Sequence[str], environment: Mapping[str, str] | Non
             said.append(line.strip())
         answer = process.stdout.read()
     if process.returncode:
-        return {"bench": arguments[0], "error": _reason(process.returncode, said)}
+        return {"error": _reason(process.returncode, said)}
     return json.loads(answer.strip().splitlines()[-1])
 
 

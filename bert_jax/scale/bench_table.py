@@ -29,12 +29,14 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("p99 s", ("seconds_p99",), ".4f"),
     ("compile s", ("compile_seconds",), ".1f"),
     ("peak GB", ("peak_bytes",), "gigabytes"),
+    ("MB sent by each", ("sent_bytes",), "megabytes"),
     ("device", ("device_kind",), "s"),
     ("devices", ("devices",), "d"),
     ("dtype", ("dtype",), "s"),
     ("commit", ("commit",), "s"),
     ("error", ("error",), "s"),
 )
+_UNITS = {"megabytes": 1e6, "gigabytes": 1e9}
 
 
 def bench_table(*, files: Sequence[str] = (), out: str | None = None) -> dict[str, Any]:
@@ -99,8 +101,8 @@ def _cell(row: Mapping[str, Any], keys: Sequence[str], form: str) -> str:
     value = next((row[key] for key in keys if row.get(key) is not None), None)
     if value is None:
         return ""
-    if form == "gigabytes":
-        return f"{value / 1e9:.2f}"
+    if form in _UNITS:
+        return f"{value / _UNITS[form]:.2f}"
     if form == "s" or isinstance(value, str):
         return " ".join(str(value).split()).replace("|", "\\|")
     return format(value, form)

@@ -11,7 +11,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -80,6 +80,14 @@ def collectives(program: str, sizes: Sequence[int], axes: Sequence[str]) -> list
             total[0] += times * item.bytes
             total[1] += times
     return [Row(kind, axis, size, int(count)) for (kind, axis), (size, count) in sorted(totals.items())]
+
+
+def by_kind(rows: Iterable[Sequence[Any]]) -> dict[str, dict[str, float]]:
+    """{kind: {mesh axis: bytes}} of rows, which may have been JSON."""
+    kinds: dict[str, dict[str, float]] = {}
+    for kind, axis, size, _ in rows:
+        kinds.setdefault(kind, {})[axis] = size
+    return kinds
 
 
 def _limits(lines: Iterable[str]) -> dict[str, int]:

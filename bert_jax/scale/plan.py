@@ -22,6 +22,7 @@ from bert_jax.console import log
 from bert_jax.data.pool import available_cores
 from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.scale.bench_record import versions
+from bert_jax.scale.hlo_collectives import by_kind
 from bert_jax.scale.plan_advice import remarks, ways_to_fit
 from bert_jax.scale.plan_compile import Compiler, require_libtpu
 from bert_jax.scale.plan_estimate import (
@@ -36,8 +37,8 @@ from bert_jax.scale.plan_shapes import with_batch
 from bert_jax.scale.plan_stop import stop_figures
 from bert_jax.scale.topologies import Topology, parse_topology
 from bert_jax.text.tokenizer import load_tokenizer
-from bert_jax.train.memory import parameter_bytes, resolve_accumulation, with_accumulation
-from bert_jax.train.sharding import AXES, mesh_sizes
+from bert_jax.train.memory import abstract_mesh, parameter_bytes, resolve_accumulation, with_accumulation
+from bert_jax.train.sharding import AXES, check_divisible, mesh_sizes
 
 Step = Callable[[int, int], dict[str, Any]]
 """Figures of (phase, batch): compiled or estimated."""
@@ -90,6 +91,7 @@ def plan(
         f"{where.name}: {where.chips} chips, {where.chip.device_kind}"
         + ("" if compiled else "; by formula, not compiled")
     )
+    _check(settings, where)
     if compiled:
         with _compilers(where, settings, vocabulary, quick) as step:
             phases = _phases(settings, where, step, max_batch)
@@ -153,6 +155,19 @@ def _settings(config: str | Config, overrides: Sequence[str]) -> tuple[Config, i
     return dataclasses.replace(settings, model=dataclasses.replace(settings.model, vocab_size=size)), size
 
 
+def _check(settings: Config, where: Topology) -> None:
+    """What the configuration does not allow on so many devices is said before minutes of compiling."""
+    mesh = dict(zip(AXES, mesh_sizes(settings.mesh, where.devices), strict=True))
+    parameter_bytes(settings, mesh)
+    for index, phase in enumerate(settings.phases):
+        check_divisible(_in_microbatches(settings, index, where), index, abstract_mesh(mesh))
+        if phase.length > settings.model.max_position_embeddings:
+            raise BertJaxError(
+                f"phase {index} has sequences of {phase.length} tokens: the model has "
+                f"{settings.model.max_position_embeddings} positions; raise model.max_position_embeddings"
+            )
+
+
 @contextlib.contextmanager
 def _compilers(where: Topology, settings: Config, vocabulary: int, quick: bool) -> Iterator[Step]:
     """Compiles each phase in a process of its own, all of them at once as they stand in the configuration."""
@@ -194,11 +209,6 @@ def _in_microbatches(settings: Config, index: int, where: Topology) -> Config:
 def _phases(settings: Config, where: Topology, step: Step, max_batch: bool) -> list[dict[str, Any]]:
     found = []
     for index, phase in enumerate(settings.phases):
-        if phase.length > settings.model.max_position_embeddings:
-            raise BertJaxError(
-                f"phase {index} has sequences of {phase.length} tokens: the model has "
-                f"{settings.model.max_position_embeddings} positions; raise model.max_position_embeddings"
-            )
         if where.chip.kind == "tpu":
             log(f"compiling the step of phase {index} ({phase.batch:,} × {phase.length}); this takes a minute or more")
         own = _in_microbatches(settings, index, where)
@@ -276,7 +286,7 @@ def _bounds(settings: Config, phase: Phase, where: Topology, made: dict[str, Any
     bound = max(seconds, key=lambda name: seconds[name])
     return {
         "flops_per_step": flops,
-        "collective_bytes": _by_kind(collectives),
+        "collective_bytes": by_kind(collectives),
         "hbm_traffic_bytes": traffic,
         "hbm_traffic_source": source,
         "bound": bound,
@@ -291,19 +301,13 @@ def _traffic(made: dict[str, Any], parameters: int) -> tuple[float, str]:
     """Bytes that each device reads and writes in a step, and how they were counted."""
     if "traffic" in made:
         return made["traffic"], "by formula: state, gradients and activations written and read once"
-    if not made["scanned"] and made.get("bytes_accessed") is not None:
-        return made["bytes_accessed"], "the compiler's count"
+    if not made["scanned"] and made["quick"] and made.get("bytes_accessed") is not None:
+        return made["bytes_accessed"], "the compiler's count, as if nothing stayed on the chip"
     temporaries = made.get("temporaries", made["hbm_bytes"] - 3 * parameters)
     floor = 2.0 * (3 * parameters + temporaries)
-    return floor, "at least: state and temporaries written and read once (a scan's layers are not counted one by one)"
-
-
-def _by_kind(rows: Sequence[Sequence[Any]]) -> dict[str, dict[str, float]]:
-    """{kind: {axis: bytes}}."""
-    kinds: dict[str, dict[str, float]] = {}
-    for kind, axis, size, _ in rows:
-        kinds.setdefault(kind, {})[axis] = size
-    return kinds
+    # With more effort programs hold arrays on the chip, and the count takes what is read there for traffic too.
+    why = "a scan's layers are not counted one by one" if made["scanned"] else "the count without --quick is too high"
+    return floor, f"at least: state and temporaries written and read once ({why})"
 
 
 def _whole_run(

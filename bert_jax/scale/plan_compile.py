@@ -8,6 +8,7 @@ stdin and answers each with one line of JSON.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -18,12 +19,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bert_jax.config import Config
 from bert_jax.config_files import from_dict, to_dict
 from bert_jax.errors import BertJaxError
 from bert_jax.scale.topologies import Topology
+
+if TYPE_CHECKING:
+    from bert_jax.train.program import Program
 
 # Neither a metadata server nor a TPU is looked for, and nothing is logged; two plans may run at once.
 ENVIRONMENT = {
@@ -87,7 +91,17 @@ class Compiler:
 
         Errors: `BertJaxError` for what the configuration or the topology does not allow, and when the compiler dies.
         """
-        self._send({"phase": phase, "batch": batch, "changes": dict(changes or {}), "quick": quick})
+        return self._ask({"phase": phase, "batch": batch, "changes": dict(changes or {}), "quick": quick})
+
+    def digest(self, phase: int, batch: int) -> str:
+        """SHA-256 of the step as it is handed to the compiler, in seconds: equal ones compile to the same program.
+
+        Errors: as of `compile`.
+        """
+        return str(self._ask({"phase": phase, "batch": batch, "digest": True})["program"])
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        self._send(request)
         assert self._child.stdout is not None
         line = self._child.stdout.readline()
         if not line:
@@ -130,8 +144,9 @@ def main() -> None:
     config: Config = from_dict(first["config"])
     for line in sys.stdin:
         request = json.loads(line)
+        answering = program_digest if request.pop("digest", False) else compiled_figures
         try:
-            answer = compiled_figures(topology, config, first["vocabulary"], **request)
+            answer = answering(topology, config, first["vocabulary"], **request)
         except BertJaxError as error:
             answer = {"error": str(error)}
         except Exception as error:
@@ -161,12 +176,11 @@ def compiled_figures(
 
     `fits`, `hbm_bytes`, `arguments` and so on (see `compat.memory_figures`; absent when it does not fit), `collectives`
     (rows of kind, axis, bytes), `bytes_accessed`, `kernels` (calls of Pallas kernels in the program), `scanned`,
-    `dtype`, `attention` (engine and reason), `mesh`, `compile_seconds`, and of all cores together
+    `quick`, `dtype`, `attention` (engine and reason), `mesh`, `compile_seconds`, and of all cores together
     `compile_processor_seconds`.
     """
     from bert_jax import compat
     from bert_jax.scale.hlo_collectives import collectives
-    from bert_jax.scale.plan_shapes import phase_program, step_shapes
 
     start, used = time.perf_counter(), time.process_time()
 
@@ -176,16 +190,14 @@ def compiled_figures(
             "compile_processor_seconds": time.process_time() - used,
         }
 
-    devices = compat.topology_devices(topology.name, topology.shape, topology.chip_name)
-    program = phase_program(config, devices, vocabulary, phase, batch, changes)
+    program, lowered = lowered_step(topology, config, vocabulary, phase, batch, changes)
     figures: dict[str, Any] = {
         "mesh": {name: int(size) for name, size in program.mesh.shape.items()},
         "scanned": bool(program.choices["scan_layers"].value),
+        "quick": quick,
         "dtype": str(program.choices["dtype"].value),
         "attention": list(program.choices["attention"]),
     }
-    with compat.set_mesh(program.mesh):
-        lowered = program.compiled_train_step.lower(*step_shapes(program))
     try:
         compiled = compat.compile_program(lowered, quick)
     except Exception as error:
@@ -202,9 +214,33 @@ def compiled_figures(
         **memory,
         "collectives": [list(row) for row in rows],
         "bytes_accessed": compat.cost_bytes(compiled),
-        "kernels": text.count('custom_call_target="tpu_custom_call"'),
+        "kernels": kernel_calls(text),
         **seconds(),
     }
+
+
+def program_digest(topology: Topology, config: Config, vocabulary: int, *, phase: int, batch: int) -> dict[str, Any]:
+    """`program`: SHA-256 of the lowered step of one phase, and of the slice it is for."""
+    text = lowered_step(topology, config, vocabulary, phase, batch, {})[1].as_text()
+    return {"program": hashlib.sha256(f"{topology.name}\n{text}".encode()).hexdigest()}
+
+
+def lowered_step(
+    topology: Topology, config: Config, vocabulary: int, phase: int, batch: int, changes: Mapping[str, Any]
+) -> tuple[Program, Any]:
+    """The program of one phase for a TPU slice, and its train step lowered. In the child only: it loads libtpu."""
+    from bert_jax import compat
+    from bert_jax.scale.plan_shapes import phase_program, step_shapes
+
+    devices = compat.topology_devices(topology.name, topology.shape, topology.chip_name)
+    program = phase_program(config, devices, vocabulary, phase, batch, changes)
+    with compat.set_mesh(program.mesh):
+        return program, program.compiled_train_step.lower(*step_shapes(program))
+
+
+def kernel_calls(text: str) -> int:
+    """Calls of Pallas kernels in a compiled program's text."""
+    return text.count('custom_call_target="tpu_custom_call"')
 
 
 if __name__ == "__main__":

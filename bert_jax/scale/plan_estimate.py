@@ -98,6 +98,7 @@ def estimated_figures(config: Config, index: int, mesh: Mapping[str, int], limit
     return {
         "mesh": dict(mesh),
         "scanned": True,
+        "quick": False,
         "dtype": dtype,
         "attention": list(choose(config.train.attention, "gpu", phase.length, model.head_size, dropped)),
         "fits": total <= limit,

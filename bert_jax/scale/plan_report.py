@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_jax.console import clock
@@ -14,9 +15,6 @@ def phase_report(found: dict[str, Any]) -> list[str]:
     """A small table of one phase, and its notes."""
     kinds, seconds = found["hbm_bytes_by_kind"], found["bound_seconds"]
     memory = f"{found['hbm_bytes'] / GIB:.2f} of {found['hbm_limit_bytes'] / GIB:.2f} GiB"
-    sent = {
-        f"{kind} over {axis}": size for kind, axes in found["collective_bytes"].items() for axis, size in axes.items()
-    }
     measured = "seen to fit" if found["max_batch_source"] == "compiled" else "by estimate"
     mesh = ", ".join(f"{axis} {size}" for axis, size in found["mesh"].items() if size > 1) or "one device"
     rows = [
@@ -25,7 +23,7 @@ def phase_report(found: dict[str, Any]) -> list[str]:
         ("sequences per chip", f"{found['batch_per_chip']}; at most {found['max_batch_per_chip']} ({measured})"),
         ("attention", f"{found['attention_engine']} ({found['attention_reason']})"),
         ("FLOPs per step", f"{found['flops_per_step']:.3g}"),
-        ("sent per chip", ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in sent.items()) or "nothing"),
+        ("sent per chip", sent(found["collective_bytes"])),
         (
             "at least",
             f"{milliseconds(found['step_seconds_bound'])} per step, bound by {found['bound']} ("
@@ -57,11 +55,22 @@ def scaling_report(plans: list[dict[str, Any]]) -> list[str]:
     rows = [("topology", "phase", "chips", "sequences per chip", "sent per chip", "GiB", "at least", "bound by")]
     for found in plans:
         for phase in found["phases"]:
-            sent = sum(size for axes in phase["collective_bytes"].values() for size in axes.values())
+            size = sum(size for axes in phase["collective_bytes"].values() for size in axes.values())
             memory = f"{phase['hbm_bytes'] / GIB:.2f}{'' if phase['fits'] else ' (does not fit)'}"
             numbers = (phase["phase"], found["chips"], phase["batch_per_chip"])
             least = milliseconds(phase["step_seconds_bound"])
-            rows.append((found["topology"], *map(str, numbers), f"{sent / 1e6:,.1f} MB", memory, least, phase["bound"]))
+            rows.append((found["topology"], *map(str, numbers), f"{size / 1e6:,.1f} MB", memory, least, phase["bound"]))
+    return columns(rows)
+
+
+def sent(collective_bytes: Mapping[str, Mapping[str, float]]) -> str:
+    """{kind: {mesh axis: bytes}} in words."""
+    sizes = ((f"{kind} over {axis}", size) for kind, axes in collective_bytes.items() for axis, size in axes.items())
+    return ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in sizes) or "nothing"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells that stand under each other, two blanks between them."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
