@@ -384,8 +384,9 @@ def predict(
         window: Slide over what is longer than the limit, each window this many tokens after the one before, for embed
             and features.
         max_length: The limit in tokens, for embed and features (default: the model's).
-        packing: Most inputs in one row of a batch, for embed, classify, next-sentence and choose (default: 1). The
-            answers are the same; of many short inputs rows are fewer and nearly full, and all of one shape.
+        packing: Most inputs in one row of a batch, for embed, classify, next-sentence and choose; the answers are the
+            same. Of many short inputs rows are fewer, nearly full, and of one shape (default: on a CPU 8 where that
+            takes a tenth fewer places, else 1).
         input: JSON lines to read instead: FILE.jsonl[:field], texts or pairs (text, or a and b); for senses an object
             may hold the word's sense beside its text.
         out: Write the answers to this file instead of stdout, by its suffix: .jsonl for every task, .npy for embed and
@@ -526,7 +527,8 @@ def bench(
         length: Sequence length.
         batch: Sequences (or packed rows) per step, for train and feed; on each device, for scaling.
         predictions: Predictions per sequence, for train and scaling.
-        packing: Most sequences packed into one row, for train, feed, scaling and predict (which times both in turn).
+        packing: Most sequences packed into one row, for train, feed, scaling and predict (which times it and 1 in
+            turn).
         dtype: Compute dtype, for train.
         attention: Attention engine, for train.
         dropout: exact or fast, for train.

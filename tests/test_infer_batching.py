@@ -12,6 +12,7 @@ from bert_jax.errors import BertJaxError, UsageError
 from bert_jax.infer.batching import (
     LENGTHS,
     LIVE_WINDOW,
+    PACKING,
     UNUSED,
     WINDOW,
     Encoded,
@@ -184,8 +185,34 @@ def test_any_number_of_packed_inputs(count: int, devices: int) -> None:
     assert sorted(members) == list(range(count))
     assert {part.length for part in parts} == {16}  # the model has no more positions
     assert all(part.rows % devices == 0 and len(part.members) <= 3 * part.rows for part in parts)
-    batch = packed_batch(items, parts[-1], 3, pad_id=0)
-    assert batch["cls_positions"].shape == (parts[-1].rows, 3)
+    for part in parts:
+        batch = packed_batch([items[max(index, 0)] for index in part.members], part, 3, pad_id=0)
+        assert batch["cls_positions"].shape == (part.rows, 3)
+        assert batch["input_mask"].sum() == sum(len(items[index].input_ids) for index in part.members if index >= 0)
+
+
+def test_where_it_pays() -> None:
+    """Many short inputs share rows; one alone, and long ones, do not, and of slots there is no question."""
+
+    def shapes(lengths: list[int], packing: int | None = None) -> set[tuple[int, bool]]:
+        found = set()
+
+        def compute(batch: dict[str, np.ndarray], members: list[Encoded]) -> list[int]:
+            packed = "cls_positions" in batch
+            found.add((batch["input_ids"].shape[1], packed))
+            firsts = batch["cls_positions"] if packed else np.zeros((len(batch["input_ids"]), 1), int)
+            return np.take_along_axis(batch["input_ids"], firsts, axis=1).reshape(-1)[: len(members)].tolist()
+
+        items = [Encoded([number] * length, [0] * length) for number, length in enumerate(lengths)]
+        assert list(stream(items, compute, limit=512, pad_id=0, packing=packing)) == list(range(len(lengths)))
+        return found
+
+    short = np.clip(np.random.default_rng(0).lognormal(2.4, 0.5, 300), 4, 64).astype(int).tolist()
+    assert shapes(short) == {(64, True)}
+    assert not any(packed for _, packed in shapes(short, 1))
+    assert shapes([12]) == {(16, False)}
+    assert shapes([12], PACKING) == {(64, True)}
+    assert not any(packed for _, packed in shapes([500] * 5 + [380] * 4))
 
 
 def test_a_packing_that_is_none() -> None:

@@ -62,7 +62,9 @@ class Part(NamedTuple):
     last: bool
 
 
-def predictions(bert: Bert, form: Form, examples: Iterable[Any], packing: int = 1) -> Iterator[tuple[Any, Prediction]]:
+def predictions(
+    bert: Bert, form: Form, examples: Iterable[Any], packing: int | None = 1
+) -> Iterator[tuple[Any, Prediction]]:
     """(example, prediction) for each of `examples`, in order, rows streamed through `bert.answers`.
 
     `entity_positions` is the one target that reaches the model. Errors: `BertJaxError` for a model without the form's
@@ -81,7 +83,9 @@ def parts_of(example: Any, rows: Sequence[Row]) -> Iterator[Encoded]:
             yield Encoded(list(ids), list(segments), slots, Part(example, row, last, last and number == len(rows)))
 
 
-def decoded(bert: Bert, form: Form, encoded: Iterable[Encoded], packing: int = 1) -> Iterator[tuple[Any, Prediction]]:
+def decoded(
+    bert: Bert, form: Form, encoded: Iterable[Encoded], packing: int | None = 1
+) -> Iterator[tuple[Any, Prediction]]:
     """As `predictions`, of the sequences that `parts_of` made; up to `packing` of them share a row, which only forms
     whose head reads one vector of each can do (`model.bert.OF_EXAMPLES`)."""
     assert packing == 1 or form.head in OF_EXAMPLES, form.head
@@ -94,7 +98,7 @@ def decoded(bert: Bert, form: Form, encoded: Iterable[Encoded], packing: int = 1
         if "masked_lm_positions" in batch:
             batch = {POSITIONS if name == "masked_lm_positions" else name: array for name, array in batch.items()}
         outputs = jax.device_get(predict(bert.params, batch))
-        if packing > 1:  # (B, P, …): P items for each row
+        if "cls_positions" in batch:  # (B, P, …): P items for each row
             outputs = {name: array.reshape(-1, *array.shape[2:]) for name, array in outputs.items()}
         return [(item.source, {name: array[row] for name, array in outputs.items()}) for row, item in enumerate(items)]
 

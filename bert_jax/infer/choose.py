@@ -17,7 +17,7 @@ Offered = ChoiceExample | tuple[str, Sequence[str]] | Mapping[str, Any] | str
 
 
 def choose(
-    bert: Bert, offered: Iterable[Offered], form: Form, choices: Sequence[str] | None = None, packing: int = 1
+    bert: Bert, offered: Iterable[Offered], form: Form, choices: Sequence[str] | None = None, packing: int | None = None
 ) -> Iterator[dict[str, Any]]:
     """One answer per beginning, in order: `context` (and `id`, where one was given) beside what `form` predicts:
     `choice` (counted from 0), its `text`, and the `probabilities` of all choices.

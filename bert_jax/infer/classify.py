@@ -22,7 +22,7 @@ def classify(
     form: TextForm,
     truncate: bool = False,
     max_length: int | None = None,
-    packing: int = 1,
+    packing: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One answer per text or pair, in order: `text`, or `a` and `b`, and what `form` predicts:
 

@@ -29,7 +29,7 @@ def embeddings(
     window: int | None = None,
     max_length: int | None = None,
     prompt: str | None = None,
-    packing: int = 1,
+    packing: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One answer per text or pair, in order: `text`, or `a` and `b`, and `embedding`, float32 (D,).
 
@@ -46,7 +46,8 @@ def embeddings(
     a stride in tokens, slides over it (rule in `windows.py`): mean and max are then over every token once, cls and
     pooler the mean of the windows' vectors.
 
-    `packing`: the most inputs that share a row of the batch (docs/packing.md); the vectors are the same.
+    `packing`: the most inputs that share a row of the batch; the vectors are the same. Default: where it pays
+    (docs/packing.md).
 
     Errors: `BertJaxError` for an input that is too long, or no text; a prompt that leaves a text no room; 'pooler' of a
     model without one.
@@ -82,7 +83,7 @@ def sentence_vectors(
     truncate: bool = False,
     window: int | None = None,
     prompt: str | None = None,
-    packing: int = 1,
+    packing: int | None = None,
 ) -> Iterator[tuple[tuple[str, str | None], np.ndarray]]:
     """((a, b or None), float32 (D,)) per text or pair, in order; memory is bounded however many there are."""
     positions = bert.config.max_position_embeddings
@@ -90,10 +91,11 @@ def sentence_vectors(
     predict = bert.compiled(("embed", recipe.mode), lambda: _make_predict(bert, recipe.mode))
 
     def compute(batch: dict[str, Any], items: list[Encoded]) -> list[tuple[Piece, np.ndarray]]:
-        kept = np.ones((len(batch["input_ids"]) * packing, 2), np.int32)
+        each = batch["cls_positions"].shape[1] if "cls_positions" in batch else 1
+        kept = np.ones((len(batch["input_ids"]) * each, 2), np.int32)
         for place, item in enumerate(items):
             kept[place] = item.source.first, item.source.past
-        placed = bert.place(kept.reshape(-1, packing, 2))
+        placed = bert.place(kept.reshape(-1, each, 2))
         vectors = np.asarray(predict(bert.params, batch | {"kept": placed})).reshape(len(kept), -1)
         return [(item.source, vectors[place]) for place, item in enumerate(items)]
 

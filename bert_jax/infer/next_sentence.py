@@ -20,7 +20,7 @@ Pair = tuple[str, str] | str
 
 
 def next_sentences(
-    bert: Bert, pairs: Iterable[Pair], truncate: bool = False, packing: int = 1
+    bert: Bert, pairs: Iterable[Pair], truncate: bool = False, packing: int | None = None
 ) -> Iterator[dict[str, Any]]:
     """One answer per pair, in order: `a`, `b`, `probability` that B follows A, `follows` (probability ≥ 0.5).
 

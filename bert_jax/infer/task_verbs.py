@@ -30,7 +30,11 @@ class TaskVerbs:
         return cast("Bert", self)  # which alone these methods are for
 
     def classify(
-        self, texts: Text | Iterable[Text], truncate: bool = False, max_length: int | None = None, packing: int = 1
+        self,
+        texts: Text | Iterable[Text],
+        truncate: bool = False,
+        max_length: int | None = None,
+        packing: int | None = None,
     ) -> Answer | list[Answer]:
         """The label of a text or a pair (a tuple) and all probabilities; a score for a regression.
 
@@ -108,7 +112,7 @@ class TaskVerbs:
         return list(answers(self._bert, questions, form, context))
 
     def choose(
-        self, contexts: Offered | Iterable[Offered], choices: Sequence[str] | None = None, packing: int = 1
+        self, contexts: Offered | Iterable[Offered], choices: Sequence[str] | None = None, packing: int | None = None
     ) -> Answer | list[Answer]:
         """The best of several endings: `bert.choose("It began to rain. She", choices=["opened …", "sold …"])`.
 

@@ -40,7 +40,7 @@ def bench_predict(
     requests: int = 200,
     repeats: int = 3,
     length: int | None = None,
-    packing: int = 1,
+    packing: int | None = None,
     devices: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -51,8 +51,8 @@ def bench_predict(
     same texts, after one that compiles (`compile_seconds` is what that one took more). `seconds_p50` and its like are
     of `requests` single texts, evenly taken, after a pass over the same ones. `mfu` counts real tokens.
     `length`: all texts are cut to this many tokens, from sentences joined so that they have as many.
-    `packing`: the most texts in a row of the timed passes (requests stay alone); with more than one `speeds_unpacked`
-    and `padding_share_unpacked` are of as many passes without it, one of each in turn.
+    `packing`: the most texts in a row (default: as `embed` has it); where it is given `speeds_unpacked` and
+    `padding_share_unpacked` are of as many passes with one text in a row, one of each in turn.
     """
     with tempfile.TemporaryDirectory() as cache:
         sentences = _sentences(list(source), texts * (length or 1), Path(cache), seed)
@@ -115,11 +115,11 @@ def _joined(bert: Bert, sentences: Sequence[str], count: int, length: int) -> li
 
 
 def _figures(
-    bert: Bert, sentences: list[str], requests: int, repeats: int, length: int | None, packing: int
+    bert: Bert, sentences: list[str], requests: int, repeats: int, length: int | None, packing: int | None
 ) -> dict[str, Any]:
-    kinds = (1,) if packing == 1 else (1, packing)
+    kinds = (None,) if packing is None else tuple({1, packing})
     first = {kind: _seconds(bert, sentences, length, kind) for kind in kinds}
-    timed: dict[int, list[float]] = {kind: [] for kind in kinds}
+    timed: dict[int | None, list[float]] = {kind: [] for kind in kinds}
     with progress("timing", repeats, "passes") as advance:
         for number in range(repeats):
             for kind in kinds:
@@ -137,6 +137,7 @@ def _figures(
     peak = peak_flops(devices[0].device_kind, len(devices))
     engine = choose(bert.module.attention, devices[0].platform, max(lengths), bert.config.head_size, False).engine
     flops = float(forward_flops(bert.config, _sums(lengths)))
+    unpacked = {"speeds_unpacked": speeds.get(1), "padding_share_unpacked": _padding_share(bert, lengths, 1)}
     return {
         "sequences_per_second": len(sentences) / median,
         "real_tokens_per_second": real_tokens / median,
@@ -156,12 +157,11 @@ def _figures(
         "packing": packing,
         "padding_share": _padding_share(bert, lengths, packing),
         "speeds": speeds[packing],
-        **({"padding_share_unpacked": _padding_share(bert, lengths, 1)} if packing > 1 else {}),
-        **({"speeds_unpacked": speeds[1]} if packing > 1 else {}),
+        **({} if packing is None else unpacked),
     }
 
 
-def _seconds(bert: Bert, texts: str | list[str], length: int | None, packing: int = 1) -> float:
+def _seconds(bert: Bert, texts: str | list[str], length: int | None, packing: int | None = None) -> float:
     start = time.perf_counter()
     bert.embed(texts, truncate=True, max_length=length, packing=packing)
     return time.perf_counter() - start
@@ -180,7 +180,7 @@ def _sums(lengths: Sequence[int]) -> dict[str, int]:
     return {"real_tokens": sum(lengths), "real_tokens_squared": squared, "mlm_count": 0, "sequences": 0}
 
 
-def _padding_share(bert: Bert, lengths: Sequence[int], packing: int) -> float:
+def _padding_share(bert: Bert, lengths: Sequence[int], packing: int | None) -> float:
     """Share of the places of all batches that hold no token; the very batches, but nothing is computed."""
     places = 0
 

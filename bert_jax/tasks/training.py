@@ -36,7 +36,14 @@ from bert_jax.train.run import Run
 from bert_jax.train.sharding import make_layout, rows_per_split
 from bert_jax.train.starting import starting_parameters
 from bert_jax.train.state import resolve, resolve_attention
-from bert_jax.train.supervised import FinetuneProgram, Learned, Member, make_finetune_program, measures_of
+from bert_jax.train.supervised import (
+    FinetuneProgram,
+    Learned,
+    Member,
+    make_finetune_program,
+    measures_of,
+    spread_by_member,
+)
 
 OnMetrics = Callable[[dict[str, Any]], None]
 
@@ -187,7 +194,8 @@ class Training:
         program = self.program(members)
         material, own = self.material, self.config.finetune
         buckets = bucket_lengths(own.buckets, self.config.task.length)
-        seeds, split = [member.seed for member in members], rows_per_split(self.mesh)
+        seeds = [member.seed for member in members]
+        split = 1 if spread_by_member(members, self.mesh) else rows_per_split(self.mesh)
         rows = TrainingRows(material.rows, self.form, buckets, own.batch, seeds, own.packing, split)
         begins = self.start is not None and not run.newest_step
         return train(

@@ -275,6 +275,11 @@ def stacked_shapes(model: Bert, count: int) -> Tree:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), abstract_parameters(model))
 
 
+def spread_by_member(members: Sequence[Member], mesh: jax.sharding.Mesh) -> bool:
+    """Whether each device has some of several runs, and all their rows, rather than a part of everyone's rows."""
+    return len(members) > 1 and len(members) % mesh.size == 0
+
+
 def make_finetune_program(
     learned: Learned,
     config: FinetuneConfig,
@@ -294,7 +299,7 @@ def make_finetune_program(
             f"{len(members)} runs side by side on a mesh that cuts parameters: leave mesh.fsdp and mesh.tensor at 1, "
             "or give --finetune.side-by-side 1"
         )
-    by_member = several and len(members) % mesh.size == 0
+    by_member = spread_by_member(members, mesh)
     if not by_member and config.finetune.packing == 1 and batch % rows_per_split(mesh):
         raise BertJaxError(
             f"finetune.batch is {batch}: expected a multiple of {rows_per_split(mesh)} (mesh data × fsdp)"
