@@ -308,8 +308,6 @@ sys.path.insert(0, {repository!r})
 import jax.numpy as jnp
 from pathlib import Path
 from bert_jax.console import set_up_logging
-from small_runs import ended, free_port, start
-
 from bert_jax.errors import BertJaxError
 from bert_jax.train.checkpoint import Checkpoints
 set_up_logging()
